@@ -1,0 +1,217 @@
+"""What the owner of a model may ask for, and may know about its inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
+
+from converter.errors import InvalidOption
+
+E = TypeVar("E", bound=StrEnum)
+
+__all__ = ["InputSpec", "Method", "Options", "Precision", "Step", "Target"]
+
+
+class Method(StrEnum):
+    """How calibration data come about."""
+
+    AUTO = "auto"
+    ZEROQ = "zeroq"
+    GZSQ = "gzsq"
+    GZNQ = "gznq"
+    GENIE = "genie"
+    NOISE = "noise"
+
+
+class Precision(StrEnum):
+    """What weights and activations become."""
+
+    INT8 = "int8"
+    W4A8 = "w4a8"
+    W4A4 = "w4a4"
+    MIXED = "mixed"
+
+
+class Target(StrEnum):
+    """The kind of processor that will run the result."""
+
+    X64_VNNI = "x64-vnni"
+    X64 = "x64"
+    ARM64 = "arm64"
+
+
+class Step(StrEnum):
+    """The function-preserving and error-correcting steps, each of which can be left out."""
+
+    EQUALIZATION = "equalization"
+    MIGRATION = "migration"
+    BIAS_CORRECTION = "bias-correction"
+    ROUNDING = "rounding"
+    RANGE_SEARCH = "range-search"
+    FLOAT_FALLBACK = "float-fallback"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the owner knows about one input; whatever is None is found out from the model."""
+
+    value_range: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    tokens: tuple[int, int] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """``range=0:255``, ``mean=..:std=..``, ``shape=1x3x224x224``, ``tokens=0:30522``, joined by ``;`` or ``:``.
+
+        Raises InvalidOption.
+        """
+        given: dict[str, list[str]] = {}
+        key = None
+        for part in text.replace(";", ":").split(":"):
+            name, equals, value = part.partition("=")
+            if equals:
+                key = name.strip()
+                given[key] = [value.strip()]
+            elif key is None:
+                raise _bad_spec(text, f"{part!r} is not KEY=VALUE")
+            else:
+                given[key].append(part.strip())
+        try:
+            return cls(**dict(_parse_spec_entry(key, values) for key, values in given.items()))
+        except ValueError as problem:
+            raise _bad_spec(text, str(problem)) from problem
+
+
+def _bad_spec(text: str, why: str) -> InvalidOption:
+    return InvalidOption(
+        f"The input specification {text!r} cannot be read: {why}.",
+        field="input",
+        remedy="Use range=LOW:HIGH, mean=M[,M..]:std=S[,S..], shape=1x3x224x224 or tokens=LOW:HIGH.",
+    )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in text.split(","))
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("a number is not finite")
+    return numbers
+
+
+def _parse_spec_entry(key: str, values: list[str]) -> tuple[str, Any]:
+    match key, values:
+        case "range", [low, high]:
+            bounds = (*_numbers(low), *_numbers(high))
+            if len(bounds) != 2 or bounds[0] >= bounds[1]:
+                raise ValueError("range needs LOW:HIGH with LOW below HIGH")
+            return "value_range", bounds
+        case "mean", [text]:
+            return "mean", _numbers(text)
+        case "std", [text]:
+            deviations = _numbers(text)
+            if min(deviations) <= 0:
+                raise ValueError("std must be positive")
+            return "std", deviations
+        case "shape", [text]:
+            shape = tuple(int(size) for size in text.lower().split("x"))
+            if min(shape) < 1:
+                raise ValueError("every size in shape must be at least 1")
+            return "shape", shape
+        case "tokens", [low, high]:
+            tokens = (int(low), int(high))
+            if tokens[0] >= tokens[1] or tokens[0] < 0:
+                raise ValueError("tokens needs LOW:HIGH with 0 <= LOW < HIGH")
+            return "tokens", tokens
+    raise ValueError(f"{key}={':'.join(values)} is not known")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides a conversion besides the model; equal options give an equal result.
+
+    ``time_budget`` bounds synthesis and optimization together, in seconds. ``skip`` names steps to leave out.
+    ``size_budget`` (mixed precision) is the weights' size: up to 1 a fraction of INT8's, above 1 bytes.
+    """
+
+    method: Method = Method.AUTO
+    precision: Precision = Precision.INT8
+    samples: int = 64
+    seed: int = 0
+    time_budget: float = 60.0
+    threads: int = 1
+    min_agreement: float | None = None
+    validation: Path | None = None
+    inputs: Mapping[str, InputSpec] = field(default_factory=dict)
+    target: Target = Target.X64_VNNI
+    skip: frozenset[Step] = frozenset()
+    size_budget: float = 0.75
+
+    def __post_init__(self) -> None:
+        coerced: dict[str, Any] = {
+            "method": _member(Method, "method", self.method),
+            "precision": _member(Precision, "precision", self.precision),
+            "target": _member(Target, "target", self.target),
+            "skip": frozenset(_member(Step, "skip", step) for step in self.skip),
+            "validation": None if self.validation is None else Path(self.validation),
+            "inputs": MappingProxyType(
+                {
+                    name: spec if isinstance(spec, InputSpec) else InputSpec.parse(spec)
+                    for name, spec in self.inputs.items()
+                }
+            ),
+        }
+        for name, value in coerced.items():
+            object.__setattr__(self, name, value)
+        _check(self.samples >= 8 and self.samples <= 4096, "samples", "must be from 8 to 4096")
+        _check(0 <= self.seed < 2**32, "seed", "must be from 0 to 4294967295")
+        _check(1 <= self.time_budget <= 86_400, "time_budget", "must be from 1 to 86400 seconds")
+        _check(1 <= self.threads <= 256, "threads", "must be from 1 to 256")
+        agreement = self.min_agreement
+        _check(agreement is None or 0 <= agreement <= 1, "min_agreement", "must be from 0 to 1, such as 0.99")
+        _check(self.size_budget > 0 and math.isfinite(self.size_budget), "size_budget", "must be positive")
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, object]) -> Self:
+        """Options from plain JSON values; raises InvalidOption naming the field that is unknown or wrong."""
+        known = {each.name for each in fields(cls)}
+        for name in given:
+            _check(name in known, name, f"is not an option; known are {', '.join(sorted(known))}")
+        try:
+            return replace(cls(), **{name: value for name, value in given.items() if value is not None})
+        except (TypeError, AttributeError, ValueError) as problem:
+            raise InvalidOption(f"The options cannot be read: {problem}.", field="options") from problem
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain JSON values."""
+        return {
+            **{each.name: getattr(self, each.name) for each in fields(self)},
+            "method": str(self.method),
+            "precision": str(self.precision),
+            "target": str(self.target),
+            "skip": sorted(map(str, self.skip)),
+            "validation": None if self.validation is None else self.validation.name,
+            "inputs": {
+                name: {each.name: value for each in fields(spec) if (value := getattr(spec, each.name)) is not None}
+                for name, spec in self.inputs.items()
+            },
+        }
+
+
+def _check(holds: bool, name: str, rule: str) -> None:
+    if not holds:
+        raise InvalidOption(f"The option {name} {rule}.", field=name)
+
+
+def _member(kind: type[E], name: str, value: object) -> E:
+    try:
+        return kind(str(value))
+    except ValueError:
+        raise InvalidOption(
+            f"The option {name} cannot be {str(value)!r}; it is one of {', '.join(kind)}.", field=name
+        ) from None

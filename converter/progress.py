@@ -1,0 +1,77 @@
+"""What a conversion says of itself while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+__all__ = ["Listener", "Progress", "Reporter", "Stage", "silent"]
+
+
+class Stage(StrEnum):
+    """The stages of a conversion, in order."""
+
+    ADMISSION = "admission"
+    NORMALIZATION = "normalization"
+    RECONSTRUCTION = "reconstruction"
+    SYNTHESIS = "synthesis"
+    OPTIMIZATION = "optimization"
+    QUANTIZATION = "quantization"
+    FIDELITY = "fidelity"
+    REPORT = "report"
+
+
+SHARE = {
+    Stage.ADMISSION: 0.02,
+    Stage.NORMALIZATION: 0.04,
+    Stage.RECONSTRUCTION: 0.04,
+    Stage.SYNTHESIS: 0.35,
+    Stage.OPTIMIZATION: 0.30,
+    Stage.QUANTIZATION: 0.10,
+    Stage.FIDELITY: 0.13,
+    Stage.REPORT: 0.02,
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One moment of a conversion: ``progress`` and ``stage_progress`` run from 0 to 1, times are in seconds."""
+
+    stage: Stage
+    stage_progress: float
+    progress: float
+    message: str
+    elapsed: float
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
+        return f"{self.progress:4.0%} {self.stage}: {self.message}{left}"
+
+    def facts(self) -> dict[str, object]:
+        """The moment as plain values for one line of JSON."""
+        return {"event": "progress", **asdict(self)}
+
+
+Listener = Callable[[Progress], None]
+
+
+def silent(_: Progress) -> None:
+    """Listens to nothing."""
+
+
+@dataclass
+class Reporter:
+    """Turns "this far into that stage" into progress of the whole, with the time left estimated from the time spent."""
+
+    listener: Listener = silent
+    started: float = field(default_factory=time.monotonic)
+
+    def __call__(self, stage: Stage, stage_progress: float, message: str) -> None:
+        before = sum(share for other, share in SHARE.items() if list(Stage).index(other) < list(Stage).index(stage))
+        whole = min(1.0, before + SHARE[stage] * min(1.0, max(0.0, stage_progress)))
+        elapsed = time.monotonic() - self.started
+        left = elapsed * (1 - whole) / whole if whole >= 0.1 else None
+        self.listener(Progress(stage, stage_progress, whole, message, elapsed, left))
