@@ -177,7 +177,7 @@ class Options:
         _check(self.size_budget > 0 and math.isfinite(self.size_budget), "size_budget", "must be positive")
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, object]) -> Self:
+    def from_dict(cls, given: Mapping[str, Any]) -> Self:
         """Options from plain JSON values; raises InvalidOption naming the field that is unknown or wrong."""
         known = {each.name for each in fields(cls)}
         for name in given:
