@@ -21,6 +21,7 @@ class Measured:
     difference: float  # INT8 minus FP32, in the metric's unit
     agreement: float | None  # % of equal top-1 decisions, classifiers only
     size_ratio: float  # FP32 bytes over INT8 bytes
+    fp32_bytes: int
     weight_share: float  # weights of rank 2 and more, as a share of the FP32 file
     seconds: float | None = None
     peak_bytes: int | None = None
@@ -41,7 +42,7 @@ def verdicts(mine: Measured, real: Baseline | None) -> list[Bar]:
     bars: list[Bar] = []
     if real is not None:
         bars += _fidelity(mine, real)
-    if mine.weight_share >= 0.97:
+    if mine.weight_share >= 0.97 and mine.fp32_bytes >= 4 * MIB:  # in smaller ones nodes and scales take their part
         bars.append(Bar("size", mine.size_ratio >= 3.5, f"{mine.size_ratio:.2f} times smaller, 3.5 demanded"))
     if mine.speed_against_real is not None:
         speed = mine.speed_against_real

@@ -50,11 +50,6 @@ class Zoo:
         kinds = self.stored.get(name, {}).get("kinds", {})
         return {kind: as_baseline(kinds[kind]) for kind in KINDS if kind in kinds}
 
-    def stored_latency(self, name: str) -> float | None:
-        """INT8 over FP32 time of the published real-data build."""
-        ratio = self.stored.get(name, {}).get("latency_ratio")
-        return None if ratio is None else float(ratio)
-
 
 def as_baseline(result: dict[str, Any]) -> Baseline:
     agreement = result["agreement"]

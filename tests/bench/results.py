@@ -43,8 +43,8 @@ def origin(command: Sequence[str]) -> str:
     """One paragraph: when, with what command, with which versions, on what machine."""
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{' '.join(command)}`. Python {platform.python_version()}, {versions}. "
-        f"{_processor()}, {os.cpu_count()} cores, {sys.platform}."
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{' '.join(command)}`. "
+        f"Python {platform.python_version()}, {versions}. {_processor()}, {os.cpu_count()} cores, {sys.platform}."
     )
 
 

@@ -4,8 +4,8 @@
     python -m tests.bench.zoo --only kws_dscnn cifar10_resnet20 --limit 200 --dry
     python -m tests.bench.zoo --int8 DIR --dry                  # scores DIR/NAME.int8.onnx, converts nothing
 
-Each conversion is a process of its own. Baselines come from the zoo's table (same samples); with ``--limit`` the real-data build is
-made once, kept in the cache, and scored on the same samples instead.
+Each conversion is a process of its own. Baselines come from the zoo's table (same samples); with ``--limit`` the
+real-data build is made once, kept in the cache, and scored on the same samples instead.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from tests.bench.bars import MIB, Bar, Measured, verdicts
+from tests.bench.clock import medians
 from tests.bench.evaluator import KINDS, Baseline, Zoo, as_baseline, baseline_model, open_zoo
 from tests.bench.results import origin, table, write_section
 
@@ -133,6 +133,7 @@ def score(zoo: Zoo, name: str, conversion: Conversion, limit: int | None, timed:
         difference=result.difference,
         agreement=result.agreement,
         size_ratio=spec.file.stat().st_size / conversion.model.stat().st_size,
+        fp32_bytes=spec.file.stat().st_size,
         weight_share=weight_share(spec.file),
         seconds=conversion.seconds,
         peak_bytes=conversion.peak_bytes,
@@ -142,12 +143,13 @@ def score(zoo: Zoo, name: str, conversion: Conversion, limit: int | None, timed:
     return row
 
 
-def latency(zoo: Zoo, name: str, model: Path) -> tuple[float, float | None]:
-    """INT8 over FP32 time of our build, measured here, and of the real-data build: from the cache if it is there."""
+def latency(zoo: Zoo, name: str, model: Path) -> tuple[float, float]:
+    """Time over FP32's of our build and of the real-data build: medians of interleaved runs, one thread."""
     spec, inference = zoo.specs[name], zoo.inference
-    original = inference.open_session(spec.file)
-    feed = next(inference.feeds(original, spec, spec.dataset.evaluation().first(1)))
-    return inference.latency_ratio(inference.open_session(model), original, feed, 30), zoo.stored_latency(name)
+    sessions = [inference.open_session(file) for file in (spec.file, model, baseline_model(zoo, name))]
+    feed = next(inference.feeds(sessions[0], spec, spec.dataset.evaluation().first(1)))
+    original, mine, real = medians(sessions, feed)
+    return mine / original, real / original
 
 
 def weight_share(file: Path) -> float:
@@ -227,10 +229,11 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 LEGEND = (
-    "A cell is the metric and, after the slash, the agreement with FP32's top-1 in % (classifiers) or the SQNR of the worst output. "
-    "`±`: paired standard error of INT8 minus FP32. `real`, `noise`: onnxruntime's own static INT8 calibrated on real data or noise "
-    "(`_float_head`: head left in float), from the zoo's table. `size`: FP32 bytes over INT8 bytes. `time`: INT8 over FP32 median "
-    "latency, interleaved, one thread; `time real`: the same of the real-data build. `s`, `MiB`: the whole conversion with report."
+    "A cell is the metric and, after the slash, the agreement with FP32's top-1 in % (classifiers) or the SQNR of the "
+    "worst output. `±`: paired standard error of INT8 minus FP32. `real`, `noise`: onnxruntime's own static INT8 "
+    "calibrated on real data or noise (`_float_head`: head left in float), from the zoo's table. `size`: FP32 bytes over "
+    "INT8 bytes. `time`: INT8 over FP32 median latency, `time real` that of the real-data build, the three run in turns "
+    "on one thread. `s`, `MiB`: the whole conversion with its report."
 )
 
 
@@ -245,13 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="zsq-zoo-") as scratch:
         rows = []
         for name in names:
-            rows.append(
-                row := score(zoo, name, _obtain(zoo, name, options, Path(scratch)), options.limit, options.timed)
-            )
+            conversion = _obtain(zoo, name, options, Path(scratch))
+            rows.append(row := score(zoo, name, conversion, options.limit, options.timed))
             print(f"{name}: {row.failure or ' | '.join(line(row)[3:])}", file=sys.stderr, flush=True)
     text = f"{table(HEADER, [line(row) for row in rows])}\n\n{summary(rows)}\n"
     if options.json:
-        options.json.write_text(json.dumps([_plain(row) for row in rows], indent=1) + "\n")
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(text)
     if not options.dry:
         write_section(TITLE, f"{origin(['python', '-m', 'tests.bench.zoo', *given])}\n\n{LEGEND}\n\n{text}")
@@ -270,10 +272,6 @@ def _obtain(zoo: Zoo, name: str, options: argparse.Namespace, scratch: Path) -> 
         if second.failure or second.model.read_bytes() != first.model.read_bytes():
             return Conversion(first.model, failure=second.failure or "a second run gave another model")
     return first
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    return asdict(row)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
