@@ -1,0 +1,155 @@
+"""``convert`` and ``inspect``: what the command line may be given, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from converter.console import DONE, emit, run, showing_progress
+from converter.errors import InvalidOption
+from converter.options import Method, Options, Precision, Step, Target
+from converter.outputs import Outputs, existing_model, write_whole
+
+if TYPE_CHECKING:
+    from converter.pipeline import Result
+
+__all__ = ["app", "convert", "inspect", "main", "read_options"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="FP32 ONNX to INT8 ONNX without any data.")
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The FP32 model.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for every event, on stdout.")]
+
+
+@app.command()
+def convert(
+    model: Model,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT.onnx")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="OUT.json", help="The report for machines.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="OUT.html", help="The report for people.")] = None,
+    method: Annotated[Method | None, typer.Option(help="How calibration data come about.  [default: auto]")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="What weights and activations become.")] = None,
+    samples: Annotated[int | None, typer.Option(metavar="N", help="Synthetic samples.  [default: 64]")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same bytes.  [default: 0]")] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For synthesis and optimization.  [default: 60]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads to use.  [default: 1]")] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Exit code 3 if INT8 agrees with FP32 less often, e.g. 0.99.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DATA", help=".npz or image folder of yours, only to measure the result on.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=SPEC", help="What you know of an input: range=0:255, shape=1x3x224x224 ..."
+        ),
+    ] = None,
+    target: Annotated[Target | None, typer.Option(help="The processor that will run it.")] = None,
+    skip: Annotated[list[Step] | None, typer.Option(help="Leave this step out; may be repeated.")] = None,
+    size_budget: Annotated[
+        float | None, typer.Option(metavar="SIZE", help="Mixed precision: up to 1 a share of INT8's, above 1 bytes.")
+    ] = None,
+    options_file: Annotated[
+        Path | None, typer.Option("--options", metavar="FILE.json", help="Options as a file; flags go before it.")
+    ] = None,
+    checkpoints: Annotated[Path | None, typer.Option(metavar="DIR", hidden=True)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Turn an FP32 model into an INT8 model, with a report of what that cost.
+
+    Exit codes: 0 done, 2 refused, 3 converted but --min-agreement not met, 4 stopped by a limit, 1 a bug.
+    """
+    source = existing_model(model)
+    given = {
+        "method": method, "precision": precision, "samples": samples, "seed": seed, "time_budget": time_budget,
+        "threads": threads, "min_agreement": min_agreement, "validation": validation, "target": target,
+        "inputs": input_specs(inputs or []) or None, "skip": skip or None, "size_budget": size_budget,
+    }  # fmt: skip
+    options = read_options(options_file, given)
+    outputs = Outputs.beside(source, output, report, html)
+    outputs.check(source)
+    with showing_progress(as_json) as listener:
+        from converter.pipeline import convert as convert_model  # torch and onnxruntime: seconds, so only now
+
+        result = convert_model(source, options, progress=listener, checkpoints=checkpoints)
+        write_whole(contents(result, outputs))
+    if as_json:
+        emit({"event": "result", "model": str(outputs.model), "report": str(outputs.report), "html": str(outputs.html)})
+    else:
+        print(closing_lines(source, outputs))
+    return DONE
+
+
+@app.command()
+def inspect(model: Model, as_json: AsJson = False) -> int:
+    """Show what is in a model, what would be quantized, and what would be refused and why."""
+    raise NotImplementedError
+
+
+def read_options(file: Path | None, given: dict[str, Any]) -> Options:
+    """The options of the file, overruled by those given; raises InvalidOption."""
+    stored: Any = {}
+    if file is not None:
+        try:
+            stored = json.loads(file.read_text())
+        except (OSError, ValueError) as problem:
+            raise InvalidOption(f"{file} cannot be read as JSON: {problem}.", field="options") from problem
+        if not isinstance(stored, dict):
+            raise InvalidOption(f"{file} does not hold a JSON object.", field="options")
+    options = Options.from_dict(stored | {name: value for name, value in given.items() if value is not None})
+    if options.validation is not None and not options.validation.exists():
+        raise InvalidOption(f"There is no validation data at {options.validation}.", field="validation")
+    return options
+
+
+def input_specs(given: Sequence[str]) -> dict[str, str]:
+    """NAME=SPEC, several times, as a mapping."""
+    specs: dict[str, str] = {}
+    for text in given:
+        name, equals, spec = text.partition("=")
+        if not (name and equals and spec):
+            raise InvalidOption(
+                f"--input {text!r} is not NAME=SPEC.", field="input", remedy="For example --input image=range=0:255."
+            )
+        specs[name] = f"{specs[name]};{spec}" if name in specs else spec
+    return specs
+
+
+def contents(result: Result, outputs: Outputs) -> dict[Path, bytes]:
+    """What goes into each file, the model last."""
+    return {
+        outputs.html: result.report.to_html().encode(),
+        outputs.report: result.report.to_json().encode(),
+        outputs.model: result.model.SerializeToString(deterministic=True),
+    }
+
+
+def closing_lines(source: Path, outputs: Outputs) -> str:
+    """What a person wants to know when it is over."""
+    before, after = source.stat().st_size, outputs.model.stat().st_size
+    return "\n".join(
+        (
+            f"model   {outputs.model}  ({after / 1e6:.2f} MB, {before / after:.2f} times smaller)",
+            f"report  {outputs.html}",
+            f"        {outputs.report}",
+        )
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ran; returns its exit code."""
+    return run(app, sys.argv[1:] if arguments is None else arguments, "zsq")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
