@@ -1,0 +1,250 @@
+"""The tables of the service and the two ways to touch them, on SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.settings import Settings
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Database",
+    "blob_uses",
+    "blobs",
+    "deliveries",
+    "events",
+    "idempotency",
+    "jobs",
+    "keys",
+    "now",
+    "secrets",
+    "workers",
+]
+
+SCHEMA_VERSION = 1
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Moment(sa.types.TypeDecorator[datetime]):
+    """A point in time: UTC going in, aware and UTC coming out, also on SQLite, which forgets time zones."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = sa.MetaData()
+BigInt = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER keys count up by themselves on SQLite
+
+jobs = sa.Table(
+    "zsq_jobs",
+    metadata,
+    sa.Column("number", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False, default=1),  # raised by every change: the ETag
+    sa.Column("stage", sa.String(32)),
+    sa.Column("stage_progress", sa.Float, nullable=False, default=0.0),
+    sa.Column("progress", sa.Float, nullable=False, default=0.0),
+    sa.Column("message", sa.Text),
+    sa.Column("seconds_left", sa.Float),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("model_name", sa.Text, nullable=False),
+    sa.Column("model_key", sa.Text, nullable=False),
+    sa.Column("model_sha256", sa.String(64), nullable=False),
+    sa.Column("model_bytes", sa.BigInteger, nullable=False),
+    sa.Column("archive", sa.Boolean, nullable=False, default=False),
+    sa.Column("result_key", sa.String(64), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),  # the fencing token: only the newest may write
+    sa.Column("strikes", sa.Integer, nullable=False, default=0),  # attempts that took their worker with them
+    sa.Column("worker", sa.String(128)),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("started_at", Moment),
+    sa.Column("finished_at", Moment),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("artefacts", sa.JSON, nullable=False, default=dict),
+    sa.Column("sizes", sa.JSON, nullable=False, default=dict),
+    sa.Column("checkpoints", sa.JSON, nullable=False, default=dict),
+    sa.Column("isolation", sa.JSON(none_as_null=True)),
+    sa.Column("webhook", sa.Text),
+    sa.Column("reused_from", sa.String(64)),
+    sa.Index("zsq_jobs_owner", "owner", "number"),
+    sa.Index("zsq_jobs_status", "status", "created_at"),
+    sa.Index("zsq_jobs_result", "owner", "result_key", "status"),
+    sa.Index("zsq_jobs_model_key", "model_key"),
+)
+
+events = sa.Table(
+    "zsq_events",
+    metadata,
+    sa.Column("id", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.ForeignKey("zsq_jobs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Index("zsq_events_job", "job_id", "id"),
+    sqlite_autoincrement=True,  # an id is never given twice, so that Last-Event-ID stays true after a delete
+)
+
+blobs = sa.Table(
+    "zsq_blobs",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("at", Moment, nullable=False),
+)
+
+blob_uses = sa.Table(
+    "zsq_blob_uses",
+    metadata,
+    sa.Column("job_id", sa.ForeignKey("zsq_jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("key", sa.ForeignKey("zsq_blobs.key"), primary_key=True),
+    sa.Index("zsq_blob_uses_key", "key"),
+)
+
+idempotency = sa.Table(
+    "zsq_idempotency",
+    metadata,
+    sa.Column("owner", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("job_id", sa.ForeignKey("zsq_jobs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("at", Moment, nullable=False),
+)
+
+keys = sa.Table(
+    "zsq_keys",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("prefix", sa.String(32), nullable=False, unique=True),  # shown to people; not secret
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("quotas", sa.JSON, nullable=False),  # see jobs.Quota
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("revoked_at", Moment),
+)
+
+workers = sa.Table(
+    "zsq_workers",
+    metadata,
+    sa.Column("id", sa.String(128), primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("concurrency", sa.Integer, nullable=False),
+    sa.Column("isolation", sa.JSON, nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("seen_at", Moment, nullable=False),
+)
+
+deliveries = sa.Table(
+    "zsq_deliveries",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("job_id", sa.String(64), nullable=False),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("last_error", sa.Text),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Index("zsq_deliveries_job", "job_id"),
+    sa.Index("zsq_deliveries_status", "status"),
+)
+
+secrets = sa.Table(
+    "zsq_secrets",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+schema = sa.Table("zsq_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
+
+
+class Database:
+    """One pool of connections; ``reading()`` sees committed rows, ``writing()`` is one transaction that may write."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.is_sqlite = settings.is_sqlite
+        if self.is_sqlite:
+            path = Path(settings.database_url.removeprefix("sqlite:///"))
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.engine = sa.create_engine(settings.database_url, pool_size=8, max_overflow=16)
+            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+        else:
+            self.engine = sa.create_engine(
+                settings.database_url,
+                pool_size=8,
+                max_overflow=16,
+                pool_pre_ping=True,
+                pool_timeout=10,
+                connect_args={
+                    "connect_timeout": 5,
+                    "keepalives_idle": 10,
+                    "keepalives_interval": 5,
+                    "keepalives_count": 3,
+                    "application_name": "zsq",
+                },
+            )
+
+    def migrate(self) -> None:
+        """The tables are there and are of this version; many processes may call this at once."""
+        with self.writing() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7237811)"))
+            metadata.create_all(connection)
+            found = connection.execute(sa.select(schema.c.version)).scalar()
+            if found is None:
+                connection.execute(schema.insert().values(version=SCHEMA_VERSION))
+            elif found != SCHEMA_VERSION:
+                raise RuntimeError(f"The database has schema {found}; this zsq knows schema {SCHEMA_VERSION}.")
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        with self.engine.begin() as connection:
+            if self.is_sqlite:  # else two readers that both mean to write would deadlock on the upgrade
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+
+    def lock_owner(self, connection: sa.Connection, owner: str) -> None:
+        """Until this transaction ends no other one passes here for ``owner``; counts of their jobs stay true."""
+        if not self.is_sqlite:
+            statement = sa.text("SELECT pg_advisory_xact_lock(7237812, hashtext(:owner))")
+            connection.execute(statement, {"owner": owner})
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = "IMMEDIATE"
+    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA journal_mode=WAL")  # readers of the API do not wait for the worker's writes
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")

@@ -1,0 +1,471 @@
+"""Jobs as their owners see them: submitted, watched, cancelled, deleted. The tables are the truth, the engine executes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from importlib.metadata import version
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from service import database as tables
+from service.blobs import Blobs
+from service.database import Database, now
+from service.engine import JobEngine, Kind, Task
+from service.engine_dbos import DbosEngine
+from service.settings import Settings
+from service.storage import Artefacts, Stored
+
+__all__ = [
+    "Delivery",
+    "IdempotencyConflict",
+    "Job",
+    "JobEvent",
+    "JobStatus",
+    "Jobs",
+    "NewJob",
+    "Page",
+    "QueueFull",
+    "Quota",
+    "QuotaExceeded",
+    "Statistics",
+    "Worker",
+]
+
+LIVE = timedelta(seconds=15)  # a worker is counted as alive if it said so within this time
+
+
+class JobStatus(StrEnum):
+    """Where a job stands; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in ACTIVE
+
+
+ACTIVE = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
+
+
+class QueueFull(Exception):
+    """The service has as many waiting jobs as it takes; try again after ``retry_after`` seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("The queue is full.")
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(Exception):
+    """The owner's own limit ``name`` of ``limit`` is reached."""
+
+    def __init__(self, name: str, limit: int, retry_after: int | None) -> None:
+        super().__init__(f"The quota {name} of {limit} is used up.")
+        self.name, self.limit, self.retry_after = name, limit, retry_after
+
+
+class IdempotencyConflict(Exception):
+    """The idempotency key was used before, with another request."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What one owner may have at once; None is no limit."""
+
+    active: int | None = None  # jobs queued or running
+    per_day: int | None = None  # jobs submitted within 24 hours
+    stored_bytes: int | None = None  # models and results of all their jobs
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A request for one conversion of a model that is already in the store."""
+
+    owner: str
+    model: Stored
+    model_name: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # keys of converter.options.Options, plain JSON values
+    archive: bool = False  # the model is a .zip holding an .onnx with its external data
+    priority: int = 100  # 1 goes first
+    webhook: str | None = None
+    fresh: bool = False  # convert again even if the result is known
+    idempotency_key: str | None = None
+    fingerprint: str = ""  # of the whole request; equal keys must come with equal fingerprints
+    quota: Quota = Quota()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversion at one moment; ``revision`` rises with every change and so serves as ETag."""
+
+    id: str
+    owner: str
+    status: JobStatus
+    revision: int
+    stage: str | None
+    stage_progress: float
+    progress: float
+    message: str | None
+    seconds_left: float | None
+    options: dict[str, Any]
+    model_name: str
+    model_key: str
+    model_sha256: str
+    model_bytes: int
+    archive: bool
+    result_key: str
+    priority: int
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: dict[str, Any] | None  # as ConversionError.facts()
+    artefacts: dict[str, str]  # store keys of "model", "report" and "html" once succeeded
+    sizes: dict[str, int]  # their lengths in bytes
+    isolation: dict[str, Any] | None  # the level that the child really ran under
+    webhook: str | None
+    reused_from: str | None  # the job whose finished result this one was given
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """Something that happened to a job; ``id`` rises over all jobs and is never used twice."""
+
+    id: int
+    job_id: str
+    at: datetime
+    kind: str  # queued started progress checkpoint interrupted succeeded failed cancelled
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some jobs, newest first, and where the next page begins."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process that was alive a moment ago."""
+
+    id: str
+    host: str
+    pid: int
+    concurrency: int
+    isolation: dict[str, Any]
+    started_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The service as a whole, for health checks and metrics."""
+
+    queued: int
+    running: int
+    oldest_queued_seconds: float
+    by_status: dict[JobStatus, int]
+    workers: tuple[Worker, ...]
+    stored_bytes: int
+    dead_deliveries: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One webhook message: pending, delivered, or dead after a day of failures."""
+
+    id: str
+    job_id: str
+    url: str
+    status: str
+    attempts: int
+    last_error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Jobs:
+    """Synchronous and safe to call from many threads."""
+
+    def __init__(self, database: Database, artefacts: Artefacts, engine: JobEngine, queue_limit: int) -> None:
+        self.database = database
+        self.artefacts = artefacts
+        self.engine = engine
+        self.blobs = Blobs(database, artefacts)
+        self.queue_limit = queue_limit
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Jobs over the configured database and store, whose tables exist after the call."""
+        database = Database(settings)
+        database.migrate()
+        engine = DbosEngine(database, settings)
+        engine.migrate()
+        return cls(database, Artefacts(settings.store_url), engine, settings.queue_limit)
+
+    def close(self) -> None:
+        self.engine.close()
+        self.database.dispose()
+
+    def submit(self, new: NewJob) -> Job:
+        """The job is in the table and in the queue, both or neither; or a known result is given at once.
+
+        Raises IdempotencyConflict, QuotaExceeded, QueueFull, and storage.Missing if the model is no longer stored.
+        """
+        with self.database.writing() as connection:
+            self.database.lock_owner(connection, new.owner)
+            if (earlier := _same_request(connection, new)) is not None:
+                return earlier
+            _check_quota(connection, new)
+            row = _row_of(new)
+            reused = None if new.fresh else _finished_twin(connection, new.owner, row["result_key"])
+            if reused is None:
+                self._check_queue(connection)
+            else:
+                finished = now()
+                row |= {"status": JobStatus.SUCCEEDED, "progress": 1.0, "artefacts": reused.artefacts}
+                row |= {"sizes": reused.sizes, "isolation": reused.isolation, "reused_from": reused.id}
+                row |= {"started_at": finished, "finished_at": finished, "stage": reused.stage, "stage_progress": 1.0}
+            connection.execute(tables.jobs.insert().values(**row))
+            self.blobs.use(connection, row["id"], new.model.key, new.model.size)
+            add_event(connection, row["id"], "queued", {})
+            if new.idempotency_key is not None:
+                entry = {"owner": new.owner, "key": new.idempotency_key, "fingerprint": new.fingerprint}
+                connection.execute(tables.idempotency.insert().values(**entry, job_id=row["id"], at=now()))
+            if reused is None:
+                self.engine.enqueue(connection, Task(row["id"], Kind.CONVERSION, new.priority))
+            else:
+                for name, key in reused.artefacts.items():
+                    self.blobs.use(connection, row["id"], key, reused.sizes[name])
+                add_event(connection, row["id"], "succeeded", {"reused_from": reused.id})
+                notify(connection, self.engine, row["id"], new.owner, new.webhook, JobStatus.SUCCEEDED)
+            return _one(connection, tables.jobs.c.id == row["id"])
+
+    def _check_queue(self, connection: sa.Connection) -> None:
+        waiting = sa.select(sa.func.count()).where(tables.jobs.c.status == JobStatus.QUEUED)
+        if (connection.execute(waiting).scalar() or 0) >= self.queue_limit:
+            raise QueueFull(retry_after=30)
+
+    def get(self, job_id: str, owner: str | None) -> Job | None:
+        """The job if it is this owner's; ``None`` as owner sees all."""
+        with self.database.reading() as connection:
+            row = connection.execute(sa.select(tables.jobs).where(_owned(job_id, owner))).one_or_none()
+        return None if row is None else job_of(row)
+
+    def list(
+        self, owner: str | None, cursor: str | None = None, limit: int = 50, status: JobStatus | None = None
+    ) -> Page:
+        """Jobs newest first; raises ValueError on a cursor that was not given out here."""
+        query = sa.select(tables.jobs).order_by(tables.jobs.c.number.desc()).limit(limit + 1)
+        if owner is not None:
+            query = query.where(tables.jobs.c.owner == owner)
+        if status is not None:
+            query = query.where(tables.jobs.c.status == status)
+        if cursor is not None:
+            query = query.where(tables.jobs.c.number < _number_of(cursor))
+        with self.database.reading() as connection:
+            rows = connection.execute(query).all()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return Page(tuple(map(job_of, rows)), _cursor_of(rows[-1].number) if more else None)
+
+    def events(self, job_id: str, after: int = 0, limit: int = 500) -> list[JobEvent]:
+        """What happened to the job since the event ``after``, in order."""
+        condition = (tables.events.c.job_id == job_id) & (tables.events.c.id > after)
+        query = sa.select(tables.events).where(condition).order_by(tables.events.c.id).limit(limit)
+        with self.database.reading() as connection:
+            return [JobEvent(**row._mapping) for row in connection.execute(query)]
+
+    def cancel(self, job_id: str, owner: str | None) -> Job | None:
+        """The job will not run on, and a running child is killed within two seconds; a finished job stays as it is."""
+        with self.database.writing() as connection:
+            values = {"status": JobStatus.CANCELLED, "finished_at": now(), "revision": tables.jobs.c.revision + 1}
+            active = _owned(job_id, owner) & tables.jobs.c.status.in_(ACTIVE)
+            changed = connection.execute(sa.update(tables.jobs).where(active).values(**values)).rowcount
+            row = connection.execute(sa.select(tables.jobs).where(_owned(job_id, owner))).one_or_none()
+            if changed and row is not None:
+                add_event(connection, job_id, "cancelled", {})
+                notify(connection, self.engine, job_id, row.owner, row.webhook, JobStatus.CANCELLED)
+        if changed:
+            self.engine.cancel(job_id)
+        return None if row is None else job_of(row)
+
+    def delete(self, job_id: str, owner: str | None) -> bool:
+        """Nothing of the job remains, a running child included; whether there was such a job."""
+        cancelled = self.cancel(job_id, owner)
+        if cancelled is None:
+            return False
+        self.remove([job_id])
+        return True
+
+    def remove(self, job_ids: Sequence[str]) -> None:
+        """Nothing of these jobs, none of which is active, remains in tables, engine and store."""
+        with self.database.writing() as connection:
+            keys = self.blobs.used_by(connection, job_ids)
+            connection.execute(tables.deliveries.delete().where(tables.deliveries.c.job_id.in_(job_ids)))
+            connection.execute(tables.jobs.delete().where(tables.jobs.c.id.in_(job_ids)))
+        self.engine.forget(job_ids)
+        self.blobs.collect(keys)
+
+    def deliveries(self, job_id: str, owner: str | None) -> list[Delivery]:
+        """The webhook messages of a job, dead letters among them."""
+        query = sa.select(tables.deliveries).where(tables.deliveries.c.job_id == job_id)
+        if owner is not None:
+            query = query.where(tables.deliveries.c.owner == owner)
+        with self.database.reading() as connection:
+            rows = connection.execute(query.order_by(tables.deliveries.c.created_at)).all()
+        return [Delivery(**{name: row._mapping[name] for name in Delivery.__dataclass_fields__}) for row in rows]
+
+    def statistics(self) -> Statistics:
+        """Queue, workers and storage, counted now."""
+        with self.database.reading() as connection:
+            grouped = sa.select(tables.jobs.c.status, sa.func.count()).group_by(tables.jobs.c.status)
+            counts = {JobStatus(status): count for status, count in connection.execute(grouped).tuples()}
+            waiting = sa.select(sa.func.min(tables.jobs.c.created_at)).where(tables.jobs.c.status == JobStatus.QUEUED)
+            oldest = connection.execute(waiting).scalar()
+            live = sa.select(tables.workers).where(tables.workers.c.seen_at > now() - LIVE)
+            workers = tuple(Worker(**row._mapping) for row in connection.execute(live))
+            stored = connection.execute(sa.select(sa.func.sum(tables.blobs.c.size))).scalar() or 0
+            dead = sa.select(sa.func.count()).where(tables.deliveries.c.status == "dead")
+            dead_count = connection.execute(dead).scalar() or 0
+        return Statistics(
+            queued=counts.get(JobStatus.QUEUED, 0),
+            running=counts.get(JobStatus.RUNNING, 0),
+            oldest_queued_seconds=0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds()),
+            by_status={status: counts.get(status, 0) for status in JobStatus},
+            workers=workers,
+            stored_bytes=int(stored),
+            dead_deliveries=dead_count,
+        )
+
+
+def result_key(model_sha256: str, options: Mapping[str, Any]) -> str:
+    """One name for "this file, these options, this version of zsq": equal names have equal results."""
+    facts = json.dumps([model_sha256, dict(options), version("zsq")], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def job_of(row: sa.Row[Any]) -> Job:
+    values = {name: row._mapping[name] for name in Job.__dataclass_fields__}
+    return Job(**values | {"status": JobStatus(values["status"])})
+
+
+def add_event(connection: sa.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
+    connection.execute(tables.events.insert().values(job_id=job_id, at=now(), kind=kind, data=dict(data)))
+
+
+def notify(
+    connection: sa.Connection, engine: JobEngine, job_id: str, owner: str, webhook: str | None, status: JobStatus
+) -> None:
+    """If the job has a webhook, its message is in the table and in the queue once this transaction commits."""
+    if webhook is None:
+        return
+    at = now()
+    message = {
+        "type": f"conversion.{status}",
+        "timestamp": at.isoformat(),
+        "data": {"id": job_id, "status": str(status)},
+    }
+    delivery_id = f"msg_{secrets.token_hex(16)}"
+    row = {"id": delivery_id, "job_id": job_id, "owner": owner, "url": webhook, "body": json.dumps(message)}
+    values = row | {"status": "pending", "created_at": at, "updated_at": at}
+    connection.execute(tables.deliveries.insert().values(**values))
+    engine.enqueue(connection, Task(delivery_id, Kind.DELIVERY))
+
+
+def _row_of(new: NewJob) -> dict[str, Any]:
+    return {
+        "id": secrets.token_hex(16),
+        "owner": new.owner,
+        "status": JobStatus.QUEUED,
+        "options": dict(new.options),
+        "model_name": new.model_name,
+        "model_key": new.model.key,
+        "model_sha256": new.model.sha256,
+        "model_bytes": new.model.size,
+        "archive": new.archive,
+        "result_key": result_key(new.model.sha256, new.options),
+        "priority": new.priority,
+        "webhook": new.webhook,
+        "created_at": now(),
+    }
+
+
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Job:
+    return job_of(connection.execute(sa.select(tables.jobs).where(condition)).one())
+
+
+def _owned(job_id: str, owner: str | None) -> sa.ColumnElement[bool]:
+    found = tables.jobs.c.id == job_id
+    return found if owner is None else found & (tables.jobs.c.owner == owner)
+
+
+def _same_request(connection: sa.Connection, new: NewJob) -> Job | None:
+    if new.idempotency_key is None:
+        return None
+    known = (tables.idempotency.c.owner == new.owner) & (tables.idempotency.c.key == new.idempotency_key)
+    entry = connection.execute(sa.select(tables.idempotency).where(known)).one_or_none()
+    if entry is None:
+        return None
+    if entry.fingerprint != new.fingerprint:
+        raise IdempotencyConflict("This idempotency key was used with another request.")
+    return _one(connection, tables.jobs.c.id == entry.job_id)
+
+
+def _check_quota(connection: sa.Connection, new: NewJob) -> None:
+    own = tables.jobs.c.owner == new.owner
+    quota = new.quota
+    if quota.active is not None:
+        active = sa.select(sa.func.count()).where(own, tables.jobs.c.status.in_(ACTIVE))
+        if (connection.execute(active).scalar() or 0) >= quota.active:
+            raise QuotaExceeded("active", quota.active, retry_after=30)
+    if quota.per_day is not None:
+        since = now() - timedelta(days=1)
+        today = sa.select(sa.func.count()).where(own, tables.jobs.c.created_at > since)
+        if (connection.execute(today).scalar() or 0) >= quota.per_day:
+            raise QuotaExceeded("per_day", quota.per_day, retry_after=3600)
+    if quota.stored_bytes is not None:
+        used = (
+            sa.select(sa.func.sum(tables.blobs.c.size))
+            .where(tables.blobs.c.key.in_(sa.select(tables.blob_uses.c.key).join(tables.jobs).where(own)))
+        )  # fmt: skip
+        if (connection.execute(used).scalar() or 0) + new.model.size > quota.stored_bytes:
+            raise QuotaExceeded("stored_bytes", quota.stored_bytes, retry_after=None)
+
+
+def _finished_twin(connection: sa.Connection, owner: str, key: str) -> Job | None:
+    """A succeeded job of the same owner with the same result; others' results stay their secret."""
+    condition = (
+        (tables.jobs.c.owner == owner)
+        & (tables.jobs.c.result_key == key)
+        & (tables.jobs.c.status == JobStatus.SUCCEEDED)
+    )
+    query = sa.select(tables.jobs).where(condition).order_by(tables.jobs.c.number.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else job_of(row)
+
+
+def _cursor_of(number: int) -> str:
+    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
+
+
+def _number_of(cursor: str) -> int:
+    try:
+        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError) as problem:
+        raise ValueError("The cursor is not one of ours.") from problem
+    return number

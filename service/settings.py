@@ -1,0 +1,109 @@
+"""What an operator may decide, each from ``ZSQ_...`` in the environment or a command-line option."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["GIB", "Settings"]
+
+GIB = 1 << 30
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "zsq"
+
+
+def _default_database_url(fields: dict[str, Any]) -> str:
+    return f"sqlite:///{fields['data_dir']}/zsq.sqlite3"
+
+
+def _default_store_url(fields: dict[str, Any]) -> str:
+    return f"file://{fields['data_dir']}/artefacts"
+
+
+class Settings(BaseSettings):
+    """The whole configuration of API and worker; immutable, and complete without any variable set."""
+
+    model_config = SettingsConfigDict(env_prefix="ZSQ_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    data_dir: Path = Field(default_factory=_default_data_dir)
+    database_url: str = Field(default_factory=_default_database_url)
+    """``sqlite:///path`` or ``postgresql://user@host/name``; DBOS keeps its own tables there too."""
+    store_url: str = Field(default_factory=_default_store_url)
+    """``file:///folder`` or ``s3://bucket/prefix``; credentials come from the environment."""
+
+    auth: bool | None = None
+    """None: keys are asked for unless ``host`` is a loopback address."""
+    max_upload_bytes: PositiveInt = GIB
+    queue_limit: PositiveInt = 2000
+
+    worker: bool = True
+    """Whether ``zsq serve`` starts a worker beside the API."""
+    worker_concurrency: PositiveInt = 1
+    worker_grace: float = Field(default=30.0, ge=0)
+    """How long a worker that was asked to end lets running jobs finish before it hands them back."""
+    job_time_limit: PositiveFloat = 3600.0
+    job_memory_limit: PositiveInt = 8 * GIB
+    job_disk_limit: PositiveInt = 8 * GIB
+    job_threads: PositiveInt = 1
+    job_device: Literal["cpu", "cuda"] = "cpu"
+    """With ``cuda`` the address-space limit is off: CUDA reserves far more than it uses."""
+    max_attempts: PositiveInt = 3
+    fence_after: PositiveFloat = 10.0
+    """A worker cut off from its lock for this many seconds kills its jobs and starts anew."""
+    sweep_every: PositiveFloat = 3.0
+
+    keep_days: PositiveFloat = 30.0
+    keep_bytes: PositiveInt = 50 * GIB
+    """Finished jobs are removed, oldest first, beyond either."""
+
+    webhook_secret: str | None = None
+    """``whsec_...``; without one, a secret is made at the first start and kept in the database."""
+    webhook_allow_http: bool = False
+    webhook_allow_private: bool = False
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = True
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, folder: Path) -> Path:
+        return folder.expanduser().absolute()
+
+    @field_validator("database_url")
+    @classmethod
+    def _psycopg(cls, url: str) -> str:
+        for scheme in ("postgres://", "postgresql://"):
+            if url.startswith(scheme):
+                return "postgresql+psycopg://" + url.removeprefix(scheme)
+        if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
+            raise ValueError("the database is sqlite:///PATH or postgresql://USER@HOST/NAME")
+        return url
+
+    @field_validator("store_url")
+    @classmethod
+    def _known_store(cls, url: str) -> str:
+        if not url.startswith(("file:///", "s3://")):
+            raise ValueError("the store is file:///FOLDER or s3://BUCKET/PREFIX")
+        return url
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.database_url.startswith("sqlite")
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    @property
+    def requires_keys(self) -> bool:
+        """Whether a request without a key is refused."""
+        return (not self.is_loopback) if self.auth is None else self.auth
