@@ -25,7 +25,9 @@ class Blobs:
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
         values = {"key": key, "size": size, "at": now()}
         # the upsert waits for a removal under way, and makes a later one wait for us
-        statement = insert(blobs).values(**values).on_conflict_do_update([blobs.c.key], set_={"at": values["at"]})
+        statement = (
+            insert(blobs).values(**values).on_conflict_do_update(index_elements=["key"], set_={"at": values["at"]})
+        )
         connection.execute(statement)
         if not self.artefacts.exists(key):
             raise Missing(f"The object {key!r} is no longer stored.")

@@ -186,6 +186,7 @@ class Database:
     """One pool of connections; ``reading()`` sees committed rows, ``writing()`` is one transaction that may write."""
 
     def __init__(self, settings: Settings) -> None:
+        self.url = settings.database_url
         self.is_sqlite = settings.is_sqlite
         if self.is_sqlite:
             path = Path(settings.database_url.removeprefix("sqlite:///"))

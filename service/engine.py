@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
 import sqlalchemy as sa
 
-__all__ = ["Handler", "JobEngine", "Kind", "Task", "TaskState", "WorkerEngine"]
+__all__ = ["Handler", "JobEngine", "Kind", "Running", "Task", "TaskState", "WorkerEngine"]
 
 
 class Kind(StrEnum):
@@ -34,11 +35,16 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to do; ``id`` is chosen by the caller and ``priority`` 1 goes first."""
+    """One thing to do: ``subject`` is handed to the handler of ``kind``, not before ``delay`` seconds have passed.
+
+    ``id`` is chosen by the caller and never used twice; ``priority`` 1 goes first.
+    """
 
     id: str
     kind: Kind
+    subject: str
     priority: int = 100
+    delay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,14 @@ class Running:
 
 
 Handler = Callable[[str], None]
+"""Takes a task's subject; returning ends the task. It may be called again for the same task, also elsewhere."""
 
 
 class JobEngine(Protocol):
     """The side of API and sweeper: any process with the database may hold one, without a worker."""
 
     def migrate(self) -> None:
-        """The engine's own tables are there."""
+        """The engine's own tables and queues are there."""
 
     def enqueue(self, connection: sa.Connection, task: Task) -> None:
         """The task will run if, and only if, the caller's transaction commits."""
@@ -74,7 +81,10 @@ class JobEngine(Protocol):
         """The task is queued again, whoever ran it; call it only when that worker is known to be gone."""
 
     def forget(self, task_ids: Sequence[str]) -> None:
-        """Nothing of these ended tasks remains."""
+        """Nothing of these tasks, none of which is running, remains."""
+
+    def forget_ended(self, before: datetime) -> int:
+        """Nothing remains of tasks that ended before then; how many there were, at most 1000."""
 
     def close(self) -> None: ...
 
@@ -82,8 +92,8 @@ class JobEngine(Protocol):
 class WorkerEngine(Protocol):
     """The side of one worker process."""
 
-    def start(self, handlers: Mapping[Kind, Handler], concurrency: Mapping[Kind, int]) -> None:
-        """Tasks are taken from the queues and handed to their handlers, on threads."""
+    def start(self, handlers: Mapping[Kind, Handler]) -> None:
+        """Tasks are taken from the queues and handed to their handlers, on threads: one conversion at a time."""
 
     def stop(self, grace: float) -> None:
-        """No further task is taken; handlers still running after ``grace`` seconds are left behind."""
+        """No further task is taken from now on; returns when the running handlers have, or after ``grace`` seconds."""

@@ -1,4 +1,7 @@
-"""Jobs as their owners see them: submitted, watched, cancelled, deleted. The tables are the truth, the engine executes."""
+"""Jobs as their owners see them: submitted, watched, cancelled, deleted.
+
+The tables are the truth; the engine only executes.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -21,8 +22,24 @@ from service.blobs import Blobs
 from service.database import Database, now
 from service.engine import JobEngine, Kind, Task
 from service.engine_dbos import DbosEngine
+from service.records import (
+    ACTIVE,
+    Delivery,
+    IdempotencyConflict,
+    Job,
+    JobEvent,
+    JobStatus,
+    NewJob,
+    Page,
+    QueueFull,
+    Quota,
+    QuotaExceeded,
+    Statistics,
+    Worker,
+    job_of,
+)
 from service.settings import Settings
-from service.storage import Artefacts, Stored
+from service.storage import Artefacts
 
 __all__ = [
     "Delivery",
@@ -43,161 +60,6 @@ __all__ = [
 LIVE = timedelta(seconds=15)  # a worker is counted as alive if it said so within this time
 
 
-class JobStatus(StrEnum):
-    """Where a job stands; the last three are final."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        return self not in ACTIVE
-
-
-ACTIVE = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
-
-
-class QueueFull(Exception):
-    """The service has as many waiting jobs as it takes; try again after ``retry_after`` seconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("The queue is full.")
-        self.retry_after = retry_after
-
-
-class QuotaExceeded(Exception):
-    """The owner's own limit ``name`` of ``limit`` is reached."""
-
-    def __init__(self, name: str, limit: int, retry_after: int | None) -> None:
-        super().__init__(f"The quota {name} of {limit} is used up.")
-        self.name, self.limit, self.retry_after = name, limit, retry_after
-
-
-class IdempotencyConflict(Exception):
-    """The idempotency key was used before, with another request."""
-
-
-@dataclass(frozen=True)
-class Quota:
-    """What one owner may have at once; None is no limit."""
-
-    active: int | None = None  # jobs queued or running
-    per_day: int | None = None  # jobs submitted within 24 hours
-    stored_bytes: int | None = None  # models and results of all their jobs
-
-
-@dataclass(frozen=True)
-class NewJob:
-    """A request for one conversion of a model that is already in the store."""
-
-    owner: str
-    model: Stored
-    model_name: str
-    options: Mapping[str, Any] = field(default_factory=dict)  # keys of converter.options.Options, plain JSON values
-    archive: bool = False  # the model is a .zip holding an .onnx with its external data
-    priority: int = 100  # 1 goes first
-    webhook: str | None = None
-    fresh: bool = False  # convert again even if the result is known
-    idempotency_key: str | None = None
-    fingerprint: str = ""  # of the whole request; equal keys must come with equal fingerprints
-    quota: Quota = Quota()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One conversion at one moment; ``revision`` rises with every change and so serves as ETag."""
-
-    id: str
-    owner: str
-    status: JobStatus
-    revision: int
-    stage: str | None
-    stage_progress: float
-    progress: float
-    message: str | None
-    seconds_left: float | None
-    options: dict[str, Any]
-    model_name: str
-    model_key: str
-    model_sha256: str
-    model_bytes: int
-    archive: bool
-    result_key: str
-    priority: int
-    attempt: int
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    error: dict[str, Any] | None  # as ConversionError.facts()
-    artefacts: dict[str, str]  # store keys of "model", "report" and "html" once succeeded
-    sizes: dict[str, int]  # their lengths in bytes
-    isolation: dict[str, Any] | None  # the level that the child really ran under
-    webhook: str | None
-    reused_from: str | None  # the job whose finished result this one was given
-
-
-@dataclass(frozen=True)
-class JobEvent:
-    """Something that happened to a job; ``id`` rises over all jobs and is never used twice."""
-
-    id: int
-    job_id: str
-    at: datetime
-    kind: str  # queued started progress checkpoint interrupted succeeded failed cancelled
-    data: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Page:
-    """Some jobs, newest first, and where the next page begins."""
-
-    jobs: tuple[Job, ...]
-    next_cursor: str | None
-
-
-@dataclass(frozen=True)
-class Worker:
-    """A worker process that was alive a moment ago."""
-
-    id: str
-    host: str
-    pid: int
-    concurrency: int
-    isolation: dict[str, Any]
-    started_at: datetime
-    seen_at: datetime
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """The service as a whole, for health checks and metrics."""
-
-    queued: int
-    running: int
-    oldest_queued_seconds: float
-    by_status: dict[JobStatus, int]
-    workers: tuple[Worker, ...]
-    stored_bytes: int
-    dead_deliveries: int
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """One webhook message: pending, delivered, or dead after a day of failures."""
-
-    id: str
-    job_id: str
-    url: str
-    status: str
-    attempts: int
-    last_error: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
 class Jobs:
     """Synchronous and safe to call from many threads."""
 
@@ -213,7 +75,7 @@ class Jobs:
         """Jobs over the configured database and store, whose tables exist after the call."""
         database = Database(settings)
         database.migrate()
-        engine = DbosEngine(database, settings)
+        engine = DbosEngine(database)
         engine.migrate()
         return cls(database, Artefacts(settings.store_url), engine, settings.queue_limit)
 
@@ -247,7 +109,7 @@ class Jobs:
                 entry = {"owner": new.owner, "key": new.idempotency_key, "fingerprint": new.fingerprint}
                 connection.execute(tables.idempotency.insert().values(**entry, job_id=row["id"], at=now()))
             if reused is None:
-                self.engine.enqueue(connection, Task(row["id"], Kind.CONVERSION, new.priority))
+                self.engine.enqueue(connection, Task(row["id"], Kind.CONVERSION, row["id"], new.priority))
             else:
                 for name, key in reused.artefacts.items():
                     self.blobs.use(connection, row["id"], key, reused.sizes[name])
@@ -283,7 +145,7 @@ class Jobs:
         rows = rows[:limit]
         return Page(tuple(map(job_of, rows)), _cursor_of(rows[-1].number) if more else None)
 
-    def events(self, job_id: str, after: int = 0, limit: int = 500) -> list[JobEvent]:
+    def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[JobEvent]:
         """What happened to the job since the event ``after``, in order."""
         condition = (tables.events.c.job_id == job_id) & (tables.events.c.id > after)
         query = sa.select(tables.events).where(condition).order_by(tables.events.c.id).limit(limit)
@@ -321,7 +183,7 @@ class Jobs:
         self.engine.forget(job_ids)
         self.blobs.collect(keys)
 
-    def deliveries(self, job_id: str, owner: str | None) -> list[Delivery]:
+    def deliveries(self, job_id: str, owner: str | None) -> Sequence[Delivery]:
         """The webhook messages of a job, dead letters among them."""
         query = sa.select(tables.deliveries).where(tables.deliveries.c.job_id == job_id)
         if owner is not None:
@@ -359,11 +221,6 @@ def result_key(model_sha256: str, options: Mapping[str, Any]) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def job_of(row: sa.Row[Any]) -> Job:
-    values = {name: row._mapping[name] for name in Job.__dataclass_fields__}
-    return Job(**values | {"status": JobStatus(values["status"])})
-
-
 def add_event(connection: sa.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
     connection.execute(tables.events.insert().values(job_id=job_id, at=now(), kind=kind, data=dict(data)))
 
@@ -382,9 +239,8 @@ def notify(
     }
     delivery_id = f"msg_{secrets.token_hex(16)}"
     row = {"id": delivery_id, "job_id": job_id, "owner": owner, "url": webhook, "body": json.dumps(message)}
-    values = row | {"status": "pending", "created_at": at, "updated_at": at}
-    connection.execute(tables.deliveries.insert().values(**values))
-    engine.enqueue(connection, Task(delivery_id, Kind.DELIVERY))
+    connection.execute(tables.deliveries.insert().values(**row, status="pending", created_at=at, updated_at=at))
+    engine.enqueue(connection, Task(f"{delivery_id}.1", Kind.DELIVERY, delivery_id))
 
 
 def _row_of(new: NewJob) -> dict[str, Any]:
@@ -439,10 +295,8 @@ def _check_quota(connection: sa.Connection, new: NewJob) -> None:
         if (connection.execute(today).scalar() or 0) >= quota.per_day:
             raise QuotaExceeded("per_day", quota.per_day, retry_after=3600)
     if quota.stored_bytes is not None:
-        used = (
-            sa.select(sa.func.sum(tables.blobs.c.size))
-            .where(tables.blobs.c.key.in_(sa.select(tables.blob_uses.c.key).join(tables.jobs).where(own)))
-        )  # fmt: skip
+        own_keys = sa.select(tables.blob_uses.c.key).join(tables.jobs).where(own)
+        used = sa.select(sa.func.sum(tables.blobs.c.size)).where(tables.blobs.c.key.in_(own_keys))
         if (connection.execute(used).scalar() or 0) + new.model.size > quota.stored_bytes:
             raise QuotaExceeded("stored_bytes", quota.stored_bytes, retry_after=None)
 
