@@ -27,7 +27,7 @@ class Outputs:
     def beside(
         cls, source: Path, model: Path | None = None, report: Path | None = None, html: Path | None = None
     ) -> Self:
-        """``M.onnx`` becomes ``M.int8.onnx``, ``.int8.report.json`` and ``.int8.report.html``; reports follow the model."""
+        """``M.onnx`` becomes ``M.int8.onnx``; reports are named after the model that is written, beside it."""
         model = model or source.with_name(f"{_stem(source)}.int8.onnx")
         base = _stem(model)
         return cls(
