@@ -115,6 +115,10 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
+    def health(self) -> Mapping[str, Any]:
+        """What the service says of itself; raises Unreachable if nothing answers."""
+        return self._do(self._operations.health())
+
     def submit(
         self,
         model: str | Path,
@@ -210,6 +214,9 @@ class AsyncClient:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def health(self) -> Mapping[str, Any]:
+        return await self._do(self._operations.health())
 
     async def submit(
         self,

@@ -161,6 +161,9 @@ class Operations:
                 raise Unreachable("What answers there is not zsq: it does not speak JSON.") from error
         raise AssertionError("the loop returns or raises")
 
+    def health(self) -> Flow[Mapping[str, Any]]:
+        return (yield from self._json(Request("GET", "/healthz")))  # type: ignore[no-any-return]
+
     def submit(
         self, model: Path, options: Mapping[str, Any], fresh: bool, sent: Transferred | None
     ) -> Flow[Conversion]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx2
@@ -45,7 +45,7 @@ class Breaking(httpx2.SyncByteStream, httpx2.AsyncByteStream):
 class Service:
     """Answers by a script: each request takes the next answer of its path."""
 
-    def __init__(self, **answers: list[httpx2.Response | Exception]) -> None:
+    def __init__(self, **answers: Sequence[httpx2.Response | Exception]) -> None:
         self.answers = {path.replace("__", "/"): list(each) for path, each in answers.items()}
         self.requests: list[httpx2.Request] = []
         self.bodies: list[bytes] = []

@@ -1,0 +1,169 @@
+"""The command ``zsq``: the converter's own commands, and those of the service."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import converter.cli
+from converter.console import DONE, run
+from converter.errors import InvalidOption
+from converter.options import Method, Precision, Target
+from converter.outputs import Outputs, existing_model
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=converter.cli.app.info.help)
+app.command()(converter.cli.convert)
+app.command()(converter.cli.inspect)
+keys = typer.Typer(no_args_is_help=True, help="The API keys of a service.")
+app.add_typer(keys, name="keys")
+
+DataDir = Annotated[Path | None, typer.Option(help="Where database and results are kept.")]
+DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///PATH or postgresql://USER@HOST/NAME")]
+StoreUrl = Annotated[str | None, typer.Option(help="file:///FOLDER or s3://BUCKET/PREFIX")]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"zsq {version('zsq')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """What every command shares."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; keys are asked for beyond loopback.")] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    store_url: StoreUrl = None,
+    auth: Annotated[bool | None, typer.Option("--auth/--no-auth", help="Whether requests need an API key.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes to run beside the API.")] = 1,
+    worker_concurrency: Annotated[int | None, typer.Option(help="Conversions at once in each worker.")] = None,
+    keep_days: Annotated[float | None, typer.Option(help="How long results are kept.")] = None,
+    log_level: LogLevel = None,
+) -> int:
+    """Run the service: API, page and worker, nothing else needed.
+
+    Every other setting is an environment variable ZSQ_..., see the README.
+    """
+    settings = _settings(
+        host=host, port=port, data_dir=data_dir, database_url=database_url, store_url=store_url, auth=auth,
+        worker=workers > 0, worker_concurrency=worker_concurrency, keep_days=keep_days, log_level=log_level,
+    )  # fmt: skip
+    from service.serving import serve as serve_until_told
+
+    serve_until_told(settings, workers)
+    return DONE
+
+
+@app.command()
+def worker(
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    store_url: StoreUrl = None,
+    worker_concurrency: Annotated[int | None, typer.Option(help="Conversions at once.")] = None,
+    log_level: LogLevel = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> int:
+    """Run one more worker for the same database and store."""
+    settings = _settings(
+        data_dir=data_dir, database_url=database_url, store_url=store_url, worker_concurrency=worker_concurrency,
+        log_level=log_level,
+    )  # fmt: skip
+    from service.serving import die_with_parent
+    from service.worker import run_worker
+
+    if parent is not None:
+        die_with_parent(parent)
+    run_worker(settings)
+    return DONE
+
+
+@app.command()
+def submit(
+    model: converter.cli.Model,
+    url: Annotated[str, typer.Option(envvar="ZSQ_URL", help="Where the service is.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(envvar="ZSQ_API_KEY", help="Better given in the environment.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until it is done and fetch the files.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Put the files here.  [default: beside the model]"),
+    ] = None,
+    method: Annotated[Method | None, typer.Option(help="How calibration data come about.")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="What weights and activations become.")] = None,
+    samples: Annotated[int | None, typer.Option(metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N")] = None,
+    time_budget: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=SPEC")] = None,
+    target: Annotated[Target | None, typer.Option(help="The processor that will run it.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Convert again, even if there is a result already.")] = False,
+    as_json: converter.cli.AsJson = False,
+) -> int:
+    """Convert a model through a running service."""
+    source = existing_model(model)
+    given = {
+        "method": method, "precision": precision, "samples": samples, "seed": seed, "time_budget": time_budget,
+        "inputs": converter.cli.input_specs(inputs or []) or None, "target": target,
+    }  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None}
+    converter.cli.read_options(None, options)  # refused here rather than after an upload
+    outputs = Outputs.beside(source if output is None else output / source.name)
+    if wait:
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+        outputs.check(source)
+    from service.submission import submit_and_wait, submit_only
+
+    if wait:
+        submit_and_wait(url, api_key, source, options, fresh, outputs, as_json)
+    else:
+        submit_only(url, api_key, source, options, fresh, as_json)
+    return DONE
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where everything goes.")] = Path("zsq-demo"),
+) -> int:
+    """Train a small real classifier, convert it, and say where the report is."""
+    from converter.demo import demonstrate
+
+    print(demonstrate(folder))
+    return DONE
+
+
+def _settings(**given: Any) -> Settings:
+    """The settings of the environment, overruled by those given; raises InvalidOption naming the one that is wrong."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InvalidOption(f"The setting {name} is wrong: {first['msg']}.", field=name) from problem
+
+
+def main() -> int:
+    """The command ran; returns its exit code."""
+    return run(app, sys.argv[1:], "zsq")

@@ -1,0 +1,113 @@
+"""The API in this process with its workers beside it, for ``zsq serve``."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from service.settings import Settings
+
+__all__ = ["die_with_parent", "environment", "serve"]
+
+PR_SET_PDEATHSIG = 1
+
+
+def serve(settings: Settings, workers: int) -> None:
+    """Serves until SIGINT or SIGTERM, then ends open requests, then workers, which finish or hand back their jobs."""
+    import uvicorn
+
+    from service.app import create_app
+
+    with _listening(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            create_app(settings),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=5,  # an event stream would otherwise hold the process for ever
+            server_header=False,
+        )
+        with _workers(settings, workers):
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            print(f"zsq serves at http://{host}:{port}/ (Ctrl-C ends it)", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
+                uvicorn.Server(config).run(sockets=[listener])
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Variables from which another process reads the same settings."""
+    given = settings.model_dump(mode="json", exclude_none=True)
+    return {f"ZSQ_{name.upper()}": _text(value) for name, value in given.items()}
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def die_with_parent(parent: int) -> None:
+    """When the given parent is gone, this process is asked to end (Linux only; elsewhere nothing changes)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket: an address in use is found before anything is started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as problem:
+            raise OSError(problem.errno, problem.strerror, f"{host}:{port}") from problem
+        yield listener
+
+
+@contextlib.contextmanager
+def _workers(settings: Settings, count: int) -> Iterator[None]:
+    """That many workers run beside this process and are started again if they die; none is left afterwards."""
+    ending = threading.Event()
+    keepers = [threading.Thread(target=_keep, args=(settings, ending), name=f"worker-{n}") for n in range(count)]
+    for keeper in keepers:
+        keeper.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        for keeper in keepers:
+            keeper.join()
+
+
+def _keep(settings: Settings, ending: threading.Event) -> None:
+    """A worker runs until the end.
+
+    The thread that starts it must live as long: to the kernel, the end of that thread is the death of the parent.
+    """
+    pause = 0.5
+    while not ending.is_set():
+        started = time.monotonic()
+        command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
+        worker = subprocess.Popen(command, env=os.environ | environment(settings), start_new_session=True)
+        while worker.poll() is None and not ending.wait(0.2):
+            pass
+        if worker.poll() is None:
+            worker.terminate()
+            try:
+                worker.wait(settings.worker_grace + 10)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+        else:
+            pause = 0.5 if time.monotonic() - started > 60 else min(2 * pause, 30.0)
+            print(f"zsq: a worker ended with {worker.returncode}; the next starts in {pause:.0f} s", file=sys.stderr)
+            ending.wait(pause)
