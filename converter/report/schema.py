@@ -279,6 +279,8 @@ class OutputFidelity(Section):
     ] = None
     cosine: float | None = None
     max_abs_error: float
+    equal_share: Annotated[Share | None, Field(description="equal values, of integer and boolean outputs")] = None
+    not_compared: Annotated[Count, Field(description="samples with other shapes, or infinities in one model only")] = 0
 
 
 class Histogram(Section):
@@ -299,6 +301,7 @@ class Decisions(Section):
     """What a classifier decided before and after."""
 
     output: str
+    judged_by: Annotated[str, Field(description="why this output is taken for class scores")] = ""
     classes: Annotated[int, Field(ge=2)]
     probabilities: Annotated[bool, Field(description="whether the model itself ends in probabilities")]
     agreement: Proportion

@@ -1,0 +1,86 @@
+"""Runs models in onnxruntime for measuring: the CPU provider, few threads, any tensor as a further output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, ValueInfoProto
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort  # after the switch above, which it reads when it is loaded
+
+__all__ = ["Array", "Feeds", "open_session", "output_names", "serialize", "split"]
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+QUIET = 4  # fatal: onnxruntime warns about every initializer its own optimizer leaves unused
+
+
+def serialize(model: ModelProto | bytes) -> bytes:
+    """The model as bytes."""
+    return model if isinstance(model, bytes) else model.SerializeToString()
+
+
+def open_session(
+    model: ModelProto | bytes,
+    threads: int = 1,
+    *,
+    also: Sequence[str] = (),
+    level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    optimized_path: str | None = None,
+) -> ort.InferenceSession:
+    """A session on the CPU whose outputs are the model's and then the tensors in ``also``.
+
+    Protobuf merges repeated messages: the further outputs are appended as bytes, and no weights are copied for them.
+    """
+    content = serialize(model)
+    if also:
+        further = GraphProto(output=[ValueInfoProto(name=name) for name in also])
+        content += ModelProto(graph=further).SerializeToString()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = QUIET
+    options.graph_optimization_level = level
+    if optimized_path is not None:
+        options.optimized_model_filepath = optimized_path
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def output_names(session: ort.InferenceSession) -> list[str]:
+    """The names of the outputs, in order."""
+    return [entry.name for entry in session.get_outputs()]
+
+
+def split(session: ort.InferenceSession, feeds: Iterable[Feeds]) -> Iterator[tuple[dict[str, Array], int]]:
+    """The feeds, each with the number of its samples, cut into the model's own batch where that is fixed and smaller.
+
+    The inputs with the batch axis are those whose first size equals that of the first array; others, such as a sampling
+    rate, go along with every batch.
+    """
+    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
+    for feed in feeds:
+        given = {name: value for name, value in feed.items() if name in shapes}
+        count = next((len(value) for value in given.values() if value.ndim > 0), 1)
+        batched = {name for name, value in given.items() if value.ndim > 0 and len(value) == count}
+        fixed = {size for name in batched if isinstance(size := shapes[name][0], int) and size != count}
+        if len(fixed) != 1 or count % (step := fixed.pop()):
+            yield given, count
+            continue
+        for start in range(0, count, step):
+            yield (
+                {name: value[start : start + step] if name in batched else value for name, value in given.items()},
+                step,
+            )
+
+
+def rows(value: Array, samples: int) -> Array:
+    """[samples, values] in float64 where the first axis counts samples, else [1, values]."""
+    flat = np.asarray(value)
+    leading = samples if flat.ndim > 0 and samples > 0 and len(flat) == samples else 1
+    return flat.reshape(leading, -1)
