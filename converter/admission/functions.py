@@ -1,0 +1,104 @@
+"""Model-local functions, written out in place once it is known how much that makes."""
+
+from __future__ import annotations
+
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, inliner
+
+from converter.admission.wire import shorten
+from converter.errors import InvalidModel, TooLarge
+from converter.graph import opset, subgraphs
+from converter.limits import Limits
+
+__all__ = ["expanded_size", "inline_functions"]
+
+Key = tuple[str, str, str]
+
+
+def inline_functions(model: ModelProto, limits: Limits) -> ModelProto:
+    """The same model without model-local functions."""
+    if not model.functions:
+        return model
+    size = expanded_size(model)
+    if size > limits.nodes:
+        shown = f"{size:,}" if size < 10**12 else "more than a million million"
+        raise TooLarge(
+            f"Writing out the model's functions makes {shown} nodes; at most {limits.nodes:,} are accepted.",
+            field="functions",
+            remedy="Export the model without model-local functions.",
+        )
+    if not opset(model):
+        return model  # structure says so
+    weights = [tensor.raw_data for tensor in model.graph.initializer]
+    for tensor in model.graph.initializer:  # the inliner copies the model; weights need not take part
+        tensor.ClearField("raw_data")
+    try:
+        inlined = inliner.inline_local_functions(model, convert_version=True)
+    except (RuntimeError, ValueError) as problem:
+        raise InvalidModel(
+            f"The model's functions cannot be written out: {shorten(str(problem), 200)}.",
+            field="functions",
+            remedy="Export the model without model-local functions.",
+        ) from None
+    for tensor, data in zip(inlined.graph.initializer, weights, strict=True):
+        if data:
+            tensor.raw_data = data
+    return inlined
+
+
+def expanded_size(model: ModelProto) -> int:
+    """The number of nodes with every function call written out, computed without writing out any."""
+    functions = {_key(function): function for function in model.functions}
+    if len(functions) != len(model.functions):
+        raise InvalidModel("A model-local function is defined twice.", field="functions", remedy="Export again.")
+    sizes: dict[Key, int] = {}
+    for start in functions:
+        _measure(start, functions, sizes)
+    return _size(_all_nodes(list(model.graph.node)), sizes)
+
+
+def _measure(start: Key, functions: dict[Key, FunctionProto], sizes: dict[Key, int]) -> None:
+    """``sizes`` holds the function and all that it calls; done without recursion, for chains can be long."""
+    path = [start]
+    on_path = {start}
+    while path:
+        current = path[-1]
+        nodes = _all_nodes(list(functions[current].node))
+        called = {_called(node) for node in nodes} & functions.keys()
+        waiting = sorted(called - sizes.keys())
+        if not waiting:
+            sizes[current] = _size(nodes, sizes)
+            on_path.discard(path.pop())
+        elif not on_path.isdisjoint(waiting):
+            name = shorten(current[1])
+            raise InvalidModel(
+                f"The model-local function {name!r} calls itself.",
+                operator=name,
+                field="functions",
+                remedy="ONNX functions cannot be recursive; export the model again.",
+            )
+        else:
+            path.append(waiting[0])
+            on_path.add(waiting[0])
+
+
+def _size(nodes: list[NodeProto], sizes: dict[Key, int]) -> int:
+    return sum(sizes.get(_called(node), 1) for node in nodes)
+
+
+def _all_nodes(nodes: list[NodeProto]) -> list[NodeProto]:
+    found: list[NodeProto] = []
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        found.append(node)
+        if any(each.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for each in node.attribute):
+            pending.extend(inner for body in subgraphs(node) for inner in body.node)
+    return found
+
+
+def _key(function: FunctionProto) -> Key:
+    return function.domain, function.name, function.overload
+
+
+def _called(node: NodeProto) -> Key:
+    return node.domain, node.op_type, node.overload

@@ -1,0 +1,79 @@
+"""Whether the model has weights to quantize and whether they are numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from converter.admission.operators import name_of
+from converter.admission.wire import shorten
+from converter.errors import InvalidModel, UnsupportedModel
+from converter.graph import constant_tensor, walk
+
+__all__ = ["check_weights"]
+
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention", "DeformConv"}
+SCALED = {"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "PRelu"}
+PASSING = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Flatten"}  # a weight on its way
+
+
+def check_weights(model: ModelProto) -> None:
+    """At least one node has constant weights to quantize, and all such weights are finite and not empty."""
+    found = False
+    for scope in _scopes(model):
+        constants, nodes = scope
+        for node in nodes:
+            if node.op_type not in WEIGHTED | SCALED:
+                continue
+            weights = [(name, constants[name]) for name in node.input if name in constants]
+            for name, tensor in weights:
+                _check_values(name, tensor, node)
+            found = found or (bool(weights) and node.op_type in WEIGHTED)
+    if not found:
+        raise UnsupportedModel(
+            "The model has nothing to quantize: no convolution, matrix product or recurrent layer with weights.",
+            field="graph",
+            remedy="Give a neural network with trained weights.",
+        )
+
+
+def _scopes(model: ModelProto) -> list[tuple[dict[str, TensorProto], list[NodeProto]]]:
+    """One scope of all bodies: constants by name, those that pass through a reshape or cast included; and nodes."""
+    constants: dict[str, TensorProto] = {}
+    nodes: list[NodeProto] = []
+    graphs_seen: set[int] = set()
+    for node, graph in walk(model.graph):
+        if id(graph) not in graphs_seen:
+            graphs_seen.add(id(graph))
+            constants.update({tensor.name: tensor for tensor in graph.initializer})
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            constants[node.output[0]] = tensor
+        elif node.op_type in PASSING and node.input and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+        nodes.append(node)
+    return [(constants, nodes)]
+
+
+def _check_values(name: str, tensor: TensorProto, node: NodeProto) -> None:
+    name = shorten(tensor.name or name)
+    if 0 in tensor.dims:
+        raise InvalidModel(
+            f"The weight {name!r} of node {name_of(node)!r} ({node.op_type}) has an axis of size 0.",
+            tensor=name,
+            node=name_of(node),
+            operator=node.op_type,
+            remedy="Export the model again.",
+        )
+    if tensor.data_type != TensorProto.FLOAT:
+        return
+    array = numpy_helper.to_array(tensor)
+    if not np.isfinite(array).all():
+        what = "NaN" if np.isnan(array).any() else "an infinity"
+        raise InvalidModel(
+            f"The weight {name!r} of node {name_of(node)!r} ({node.op_type}) contains {what}.",
+            tensor=name,
+            node=name_of(node),
+            operator=node.op_type,
+            remedy="The training diverged or the file is damaged; give a sound checkpoint.",
+        )

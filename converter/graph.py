@@ -1,0 +1,245 @@
+"""A read-only view of a model: who makes and who uses each tensor, its weights, shapes and element types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    numpy_helper,
+    shape_inference,
+)
+
+__all__ = [
+    "Array",
+    "Graph",
+    "Shape",
+    "Value",
+    "attribute",
+    "captures",
+    "describe_value",
+    "opset",
+    "skeleton",
+    "subgraphs",
+    "walk",
+]
+
+Array = NDArray[Any]
+Shape = tuple[int | str | None, ...]
+
+BIG = 1024  # elements from which a constant's values can no longer matter to shape inference
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output: ``shape`` has a number, a symbol or None per axis, or is None if even the rank is unknown."""
+
+    name: str
+    element_type: int
+    shape: Shape | None
+
+    @property
+    def dtype(self) -> str:
+        """The element type as numpy and people write it: float32, int64, bool."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.element_type)).name
+
+    def __str__(self) -> str:
+        shape = "unknown shape" if self.shape is None else "x".join("?" if d is None else str(d) for d in self.shape)
+        return f"{self.name} {self.dtype} [{shape}]"
+
+
+def opset(model: ModelProto) -> int:
+    """The version of the standard operators that the model was written for; 0 if it names none."""
+    return max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=0)
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """The value of an attribute, text decoded, or the default where the node does not have it."""
+    for each in node.attribute:
+        if each.name == name:
+            value = onnx.helper.get_attribute_value(each)
+            return value.decode(errors="replace") if isinstance(value, bytes) else value
+    return default
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The bodies of If, Loop and Scan."""
+    bodies = [each.g for each in node.attribute if each.type == AttributeProto.GRAPH]
+    return bodies + [body for each in node.attribute if each.type == AttributeProto.GRAPHS for body in each.graphs]
+
+
+def walk(graph: GraphProto) -> Iterator[tuple[NodeProto, GraphProto]]:
+    """Every node with the graph that it stands in, bodies of If, Loop and Scan included."""
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        for node in current.node:
+            yield node, current
+            pending.extend(subgraphs(node))
+
+
+def captures(node: NodeProto) -> set[str]:
+    """The outer tensors that the node's bodies read without having them as inputs."""
+    return set().union(*map(_free_names, subgraphs(node))) if node.attribute else set()
+
+
+def _free_names(graph: GraphProto) -> set[str]:
+    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    free: set[str] = set()
+    for node in graph.node:
+        free.update(name for name in (*node.input, *captures(node)) if name and name not in known)
+        known.update(node.output)
+    free.update(value.name for value in graph.output if value.name not in known)
+    return free
+
+
+def describe_value(value: ValueInfoProto) -> Value:
+    """The name, element type and shape that a ValueInfoProto declares."""
+    return Value(value.name, value.type.tensor_type.elem_type, declared_shape(value.type))
+
+
+def declared_shape(declared: TypeProto) -> Shape | None:
+    """The shape of a tensor type with a number, a symbol or None per axis; negative sizes count as None."""
+    if not declared.tensor_type.HasField("shape"):
+        return None
+    return tuple(
+        (dim.dim_value if dim.dim_value >= 0 else None) if dim.HasField("dim_value") else (dim.dim_param or None)
+        for dim in declared.tensor_type.shape.dim
+    )
+
+
+def skeleton(model: ModelProto, largest: int = BIG) -> ModelProto:
+    """The same graph without the values of tensors above ``largest`` elements, which become inputs of their shape.
+
+    Shape inference and the version converter need no more, and would copy the weights several times.
+    """
+    light = ModelProto()
+    light.ir_version = max(model.ir_version, 4)  # from 4 on initializers need not be inputs
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph, source = light.graph, model.graph
+    graph.name = source.name or "graph"
+    initialized = {tensor.name for tensor in source.initializer}
+    graph.input.extend(value for value in source.input if value.name not in initialized)
+    graph.output.extend(source.output)
+    for tensor in source.initializer:
+        _add_light(graph, tensor, tensor.name, largest)
+    for node in source.node:
+        value = constant_tensor(node)
+        if value is None or math.prod(value.dims) <= largest:
+            graph.node.add().CopyFrom(node)
+        else:
+            _add_light(graph, value, node.output[0], largest)
+    return light
+
+
+def _add_light(graph: GraphProto, tensor: TensorProto, name: str, largest: int) -> None:
+    if math.prod(tensor.dims) <= largest:
+        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer[-1].name = name
+    else:
+        graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+
+
+def constant_tensor(node: NodeProto) -> TensorProto | None:
+    """The tensor inside a Constant node that holds its value as one."""
+    if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        for each in node.attribute:
+            if each.name == "value" and each.type == AttributeProto.TENSOR:
+                return each.t
+    return None
+
+
+class Initializers(Mapping[str, Array]):
+    """The initializers of a graph as arrays, decoded when first asked for."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._arrays: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._arrays:
+            array = numpy_helper.to_array(self._tensors[name])
+            array.setflags(write=False)
+            self._arrays[name] = array
+        return self._arrays[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def element_type(self, name: str) -> int:
+        """The ONNX element type of an initializer, without decoding it."""
+        return self._tensors[name].data_type
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an initializer, without decoding it."""
+        return tuple(self._tensors[name].dims)
+
+
+class Graph:
+    """A model's main graph, read only; whatever changes the model afterwards makes the view stale."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.initializers = Initializers(model.graph)
+        self.nodes: tuple[NodeProto, ...] = tuple(model.graph.node)
+        self.inputs: tuple[Value, ...] = tuple(
+            describe_value(value) for value in model.graph.input if value.name not in self.initializers
+        )
+        self.outputs: tuple[Value, ...] = tuple(map(describe_value, model.graph.output))
+        self.output_names = frozenset(value.name for value in self.outputs)
+        self._producers = {name: node for node in self.nodes for name in node.output if name}
+        consumers: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys((*node.input, *sorted(captures(node)))):
+                if name:
+                    consumers.setdefault(name, []).append(node)
+        self._consumers = {name: tuple(nodes) for name, nodes in consumers.items()}
+
+    def producer(self, tensor: str) -> NodeProto | None:
+        """The node that makes the tensor; None for inputs and initializers."""
+        return self._producers.get(tensor)
+
+    def consumers(self, tensor: str) -> tuple[NodeProto, ...]:
+        """The nodes that read the tensor, each once; a node reads what its bodies capture."""
+        return self._consumers.get(tensor, ())
+
+    @cached_property
+    def values(self) -> Mapping[str, Value]:
+        """Element type and shape of every tensor that shape inference can tell something about."""
+        inferred = shape_inference.infer_shapes(skeleton(self.model), data_prop=True).graph
+        found = {value.name: describe_value(value) for value in (*inferred.value_info, *inferred.output)}
+        found |= {value.name: value for value in self.inputs}
+        for name in self.initializers:
+            shape = self.initializers.shape(name)
+            found[name] = Value(name, self.initializers.element_type(name), shape)
+        return found
+
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shapes that are known, with numbers, symbols or None."""
+        return {name: value.shape for name, value in self.values.items() if value.shape is not None}
+
+    @cached_property
+    def element_types(self) -> Mapping[str, int]:
+        """The ONNX element types that are known."""
+        return {name: value.element_type for name, value in self.values.items() if value.element_type}
