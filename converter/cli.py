@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from converter.console import DONE, emit, run, showing_progress
+from converter.console import DISAPPOINTED, DONE, emit, run, showing_progress
 from converter.errors import InvalidOption
 from converter.options import Method, Options, Precision, Step, Target
-from converter.outputs import Outputs, existing_model, write_whole
+from converter.outputs import Outputs, existing_model, write_result
 
 if TYPE_CHECKING:
-    from converter.pipeline import Result
+    from converter.report import Metric, Report
 
 __all__ = ["app", "convert", "inspect", "main", "read_options"]
 
@@ -82,12 +82,17 @@ def convert(
         from converter.pipeline import convert as convert_model  # torch and onnxruntime: seconds, so only now
 
         result = convert_model(source, options, progress=listener, checkpoints=checkpoints)
-        write_whole(contents(result, outputs))
+        write_result(result, outputs)
     if as_json:
         emit({"event": "result", "model": str(outputs.model), "report": str(outputs.report), "html": str(outputs.html)})
     else:
-        print(closing_lines(source, outputs))
-    return DONE
+        print(closing_lines(result.report, outputs))
+    if options.min_agreement is None or agrees(result.report, options.min_agreement):
+        return DONE
+    print(
+        f"zsq: INT8 does not agree with FP32 on {options.min_agreement:.1%} of inputs; see the report.", file=sys.stderr
+    )
+    return DISAPPOINTED
 
 
 @app.command()
@@ -125,25 +130,45 @@ def input_specs(given: Sequence[str]) -> dict[str, str]:
     return specs
 
 
-def contents(result: Result, outputs: Outputs) -> dict[Path, bytes]:
-    """What goes into each file, the model last."""
-    return {
-        outputs.html: result.report.to_html().encode(),
-        outputs.report: result.report.to_json().encode(),
-        outputs.model: result.model.SerializeToString(deterministic=True),
-    }
-
-
-def closing_lines(source: Path, outputs: Outputs) -> str:
-    """What a person wants to know when it is over."""
-    before, after = source.stat().st_size, outputs.model.stat().st_size
-    return "\n".join(
-        (
-            f"model   {outputs.model}  ({after / 1e6:.2f} MB, {before / after:.2f} times smaller)",
-            f"report  {outputs.html}",
-            f"        {outputs.report}",
+def closing_lines(report: Report, outputs: Outputs) -> str:
+    """What a person wants to know when it is over; the page says the rest."""
+    size = report.size
+    lines = [
+        f"model   {outputs.model}  ({size.int8_bytes / 1e6:.2f} MB, {size.ratio:.2f} times smaller)",
+        f"report  {outputs.html}",
+        f"        {outputs.report}",
+    ]
+    if report.validation is not None:
+        lines += [f"yours   {_metric(metric)}" for metric in report.validation.metrics]
+    decisions = report.fidelity.decisions
+    if decisions is not None:
+        share, interval = decisions.agreement, decisions.agreement.interval
+        lines.append(
+            f"same    decision as FP32 on {share.value:.1%} of {share.n} synthetic inputs "
+            f"({interval.low:.1%} to {interval.high:.1%} with 95 % confidence)"
         )
-    )
+    else:
+        ratios = [each.sqnr_db for each in report.fidelity.outputs if each.sqnr_db is not None]
+        lines += [f"signal  {min(ratios):.1f} dB above the error, on synthetic inputs, in the worst output"] * bool(
+            ratios
+        )
+    if report.latency is not None:
+        word = "slower" if report.latency.slower else "faster"
+        ratio = report.latency.speedup if not report.latency.slower else 1 / report.latency.speedup
+        lines.append(f"time    {ratio:.2f} times {word} than FP32 on this processor")
+    return "\n".join([*lines, *(f"note    {caution.message}" for caution in report.warnings)])
+
+
+def _metric(metric: Metric) -> str:
+    error = f"{metric.standard_error:.4g}"
+    return f"{metric.name}: FP32 {metric.float32:.4g}, INT8 {metric.int8:.4g} (±{error}, {metric.n} samples)"
+
+
+def agrees(report: Report, least: float) -> bool:
+    """Whether INT8 decides as FP32 often enough, on the owner's data where there are any."""
+    judged = report.validation.decisions if report.validation is not None else None
+    judged = judged or report.fidelity.decisions
+    return judged is not None and judged.agreement.value >= least
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,11 +8,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from converter.errors import InvalidModel, OutputNotWritable
 
-__all__ = ["Outputs", "existing_model", "write_whole"]
+if TYPE_CHECKING:
+    from converter.pipeline import Result
+
+__all__ = ["Outputs", "existing_model", "write_result", "write_whole"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,16 @@ def existing_model(path: Path) -> Path:
     if not os.access(path, os.R_OK):
         raise InvalidModel(f"{path} may not be read.", remedy="Check its permissions.")
     return path
+
+
+def write_result(result: Result, outputs: Outputs) -> None:
+    """Model and reports are at their places, or nothing has changed."""
+    contents = {
+        outputs.html: result.report.to_html().encode(),
+        outputs.report: result.report.to_json().encode(),
+        outputs.model: result.model.SerializeToString(deterministic=True),
+    }
+    write_whole(contents)
 
 
 def write_whole(contents: Mapping[Path, bytes]) -> None:
