@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import typer
 
@@ -70,9 +70,9 @@ def one_line(facts: Mapping[str, str]) -> str:
 PLACES = ("node", "operator", "attribute", "tensor", "field")
 
 
-def emit(event: Mapping[str, Any]) -> None:
-    """The event is one line of JSON on stdout, whatever has been redirected meanwhile."""
-    print(json.dumps(event, allow_nan=False, default=str), file=sys.__stdout__ or sys.stdout, flush=True)
+def emit(event: Mapping[str, Any], stream: TextIO | None = None) -> None:
+    """The event is one line of JSON on stdout, or on the given stream."""
+    print(json.dumps(event, allow_nan=False, default=str), file=stream or sys.stdout, flush=True)
 
 
 def _judge(problem: Exception) -> tuple[int, dict[str, str]]:
@@ -157,17 +157,14 @@ def _quiet_libraries() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------- progress
 
 
-class _Finite(Protocol):
-    def __call__(self, moment: Progress) -> None: ...
-
-
 @contextlib.contextmanager
 def showing_progress(as_json: bool, stream: TextIO | None = None) -> Iterator[Listener]:
     """Yields a listener: JSON lines on stdout, a bar on a terminal, or a plain line now and then in a log."""
     stream = stream or sys.stderr
     if as_json:
+        machine = sys.stdout
         with contextlib.redirect_stdout(stream):  # a library that prints must not spoil the JSON lines
-            yield lambda moment: emit(moment.facts())
+            yield lambda moment: emit(moment.facts(), machine)
     elif stream.isatty():
         with _bar(stream) as listener:
             yield listener
