@@ -1,0 +1,53 @@
+"""The table of operators: name to function, or to functions by the opset version since which they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from converter.operators import (
+    activations,
+    arithmetic,
+    casting,
+    control,
+    convolution,
+    indexing,
+    logic,
+    normalization,
+    pooling,
+    recurrent,
+    reductions,
+    resizing,
+    shape,
+)
+from converter.operators.signatures import Operator
+
+__all__ = ["TABLE", "select"]
+
+FAMILIES = (
+    activations,
+    arithmetic,
+    casting,
+    control,
+    convolution,
+    indexing,
+    logic,
+    normalization,
+    pooling,
+    recurrent,
+    reductions,
+    resizing,
+    shape,
+)
+
+TABLE: Mapping[str, Operator | Mapping[int, Operator]] = {
+    name: entry for family in FAMILIES for name, entry in family.TABLE.items()
+}
+
+
+def select(name: str, opset: int) -> Operator | None:
+    """The newest function of an operator that is not above the opset; None where there is none."""
+    entry = TABLE.get(name)
+    if entry is None or callable(entry):
+        return entry
+    versions = [version for version in entry if version <= opset]
+    return entry[max(versions)] if versions else None

@@ -1,0 +1,277 @@
+"""From an ONNX graph to a program: every node checked and given its function before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, inliner, numpy_helper
+from torch import Tensor
+
+from converter.errors import InvalidModel, UnsupportedModel
+from converter.execution import Operation, Program
+from converter.operators import select
+from converter.operators.casting import TORCH_TYPES
+from converter.operators.signatures import Operator, Parameter, Signature, signature_of
+
+__all__ = ["read_model", "read_tensor"]
+
+NEWEST_OPSET = 28  # the newest whose operators were verified
+LEGACY = {"consumed_inputs"}  # a hint of opset 5 and before, without meaning for the result
+STANDARD = ("", "ai.onnx")
+
+
+def read_model(model: ModelProto) -> Program:
+    """The model as a program; raises UnsupportedModel or InvalidModel naming what is in the way."""
+    opset = _opset(model)
+    model = _inlined(model, opset)
+    for node in model.graph.node:
+        if node.domain not in STANDARD:
+            raise UnsupportedModel(
+                f"Node {node.name!r} uses the operator {node.domain}.{node.op_type}, which is not part of ONNX.",
+                node=node.name,
+                operator=f"{node.domain}.{node.op_type}",
+            )
+    return _Reader(opset).graph(model.graph, frozenset())
+
+
+def _opset(model: ModelProto) -> int:
+    opset = max((each.version for each in model.opset_import if each.domain in STANDARD), default=1)
+    if opset > NEWEST_OPSET:
+        raise UnsupportedModel(
+            f"The model uses opset {opset}; up to {NEWEST_OPSET} is supported.",
+            field="opset_import",
+            remedy="Export it with an older opset.",
+        )
+    return opset
+
+
+def _inlined(model: ModelProto, opset: int) -> ModelProto:
+    """The model without functions: its own, and those ONNX defines for operators that are not in the table."""
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    missing = {
+        node.op_type
+        for node in _all_nodes(model.graph)
+        if node.domain in STANDARD and node.op_type != "Constant" and select(node.op_type, opset) is None
+    }
+    expandable = [("", name) for name in sorted(missing) if _has_function(name, opset)]
+    if expandable:
+        model = inliner.inline_selected_functions(model, expandable, inline_schema_functions=True)
+    return model
+
+
+def _has_function(name: str, opset: int) -> bool:
+    if not onnx.defs.has(name):
+        return False
+    schema = onnx.defs.get_schema(name, opset)
+    return schema.has_function or schema.has_context_dependent_function
+
+
+def _all_nodes(graph: GraphProto) -> Iterable[NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _all_nodes(attribute.g)
+
+
+class _Reader:
+    """Reads graphs of one opset."""
+
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self.signatures: dict[Operator, Signature] = {}
+
+    def graph(self, graph: GraphProto, outer: frozenset[str]) -> Program:
+        constants = {each.name: read_tensor(each) for each in graph.initializer}
+        if graph.sparse_initializer:
+            name = graph.sparse_initializer[0].values.name
+            raise UnsupportedModel(f"The initializer {name!r} is sparse.", tensor=name)
+        inputs = tuple(each.name for each in graph.input if each.name not in constants)
+        for each in graph.input:
+            _check_type(each)
+        known = {*outer, *constants, *inputs}
+        operations = []
+        for number, node in enumerate(graph.node):
+            name = node.name or f"{node.op_type}_{number}"
+            self._check_inputs(node, name, known)
+            if node.op_type == "Constant":
+                constants[node.output[0]] = _constant(node, name)
+            else:
+                operations.append(self._operation(node, name, frozenset(known)))
+            known.update(node.output)
+        for each in graph.output:
+            if each.name not in known:
+                raise InvalidModel(f"The output {each.name!r} is made by no node.", tensor=each.name)
+        return Program(inputs, tuple(each.name for each in graph.output), constants, tuple(operations))
+
+    def _check_inputs(self, node: NodeProto, name: str, known: set[str]) -> None:
+        for tensor in node.input:
+            if tensor and tensor not in known:
+                raise InvalidModel(
+                    f"Node {name!r} reads {tensor!r}, which is no input, no initializer and no earlier node's output.",
+                    node=name,
+                    operator=node.op_type,
+                    tensor=tensor,
+                )
+
+    def _operation(self, node: NodeProto, name: str, known: frozenset[str]) -> Operation:
+        operator = self._versioned(node, name)
+        function = select(node.op_type, self.opset)
+        if function is None:
+            raise UnsupportedModel(
+                f"Node {name!r} uses the operator {operator}, which is not supported.", node=name, operator=operator
+            )
+        if function not in self.signatures:
+            self.signatures[function] = signature_of(function)
+        signature = self.signatures[function]
+        outputs = _trimmed(node.output)
+        attributes: dict[str, object] = {}
+        bodies: dict[str, Program] = {}
+        for attribute in node.attribute:
+            if attribute.name in LEGACY and attribute.name not in signature.attributes:
+                continue
+            parameter = signature.attributes.get(attribute.name)
+            if parameter is None:
+                raise UnsupportedModel(
+                    f"Node {name!r}: the attribute {attribute.name!r} of {operator} is not supported.",
+                    node=name,
+                    operator=operator,
+                    attribute=attribute.name,
+                )
+            if attribute.type == AttributeProto.GRAPH:
+                bodies[attribute.name] = self.graph(attribute.g, known)
+            else:
+                attributes[attribute.name] = _attribute(attribute, parameter, name, operator)
+        for parameter in signature.attributes.values():
+            if parameter.required and parameter.name not in attributes and parameter.name not in bodies:
+                raise InvalidModel(
+                    f"Node {name!r}: {operator} lacks its attribute {parameter.name!r}.",
+                    node=name,
+                    operator=operator,
+                    attribute=parameter.name,
+                )
+        if signature.counts_outputs:
+            attributes["output_count"] = len(outputs)
+        inputs = _trimmed(node.input)
+        if len(inputs) > len(signature.inputs) and not signature.variadic:
+            raise UnsupportedModel(
+                f"Node {name!r}: {operator} is given {len(inputs)} inputs, {len(signature.inputs)} are supported.",
+                node=name,
+                operator=operator,
+            )
+        inputs += ("",) * (sum(each.required for each in signature.inputs) - len(inputs))
+        return Operation(
+            name=name,
+            operator=operator,
+            function=function,
+            inputs=inputs,
+            outputs=outputs,
+            attributes=attributes,
+            readers=tuple(signature.reader(position) for position in range(len(inputs))),
+            bodies=bodies,
+        )
+
+    def _versioned(self, node: NodeProto, name: str) -> str:
+        """The operator's name and the version of its definition that holds at this opset."""
+        if node.domain not in STANDARD or not onnx.defs.has(node.op_type):
+            known = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            raise UnsupportedModel(
+                f"Node {name!r} uses the operator {known}, which is not part of ONNX.", node=name, operator=known
+            )
+        try:
+            return f"{node.op_type}-{onnx.defs.get_schema(node.op_type, self.opset).since_version}"
+        except onnx.defs.SchemaError as problem:
+            raise InvalidModel(
+                f"Node {name!r} uses the operator {node.op_type}, which opset {self.opset} does not have.",
+                node=name,
+                operator=node.op_type,
+            ) from problem
+
+
+def _trimmed(names: Iterable[str]) -> tuple[str, ...]:
+    kept = list(names)
+    while kept and not kept[-1]:
+        kept.pop()
+    return tuple(kept)
+
+
+# ---------------------------------------------------------------- values
+
+
+def _check_type(value: ValueInfoProto) -> None:
+    kind = value.type
+    while not kind.HasField("tensor_type"):
+        if kind.HasField("sequence_type"):
+            kind = kind.sequence_type.elem_type
+        elif kind.HasField("optional_type"):
+            kind = kind.optional_type.elem_type
+        else:
+            return
+    _torch_type(kind.tensor_type.elem_type, value.name)
+
+
+def _torch_type(kind: int, tensor: str) -> torch.dtype:
+    if kind not in TORCH_TYPES:
+        word = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else str(kind)
+        raise UnsupportedModel(f"The tensor {tensor!r} has the type {word}, which is not supported.", tensor=tensor)
+    return TORCH_TYPES[kind]
+
+
+def read_tensor(tensor: TensorProto) -> Tensor:
+    """The tensor's values in a torch tensor of their own."""
+    kind = _torch_type(tensor.data_type, tensor.name)
+    values = numpy_helper.to_array(tensor)
+    if kind == torch.bfloat16:
+        return torch.from_numpy(values.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(values))
+
+
+def _constant(node: NodeProto, name: str) -> Tensor:
+    for attribute in node.attribute:
+        match attribute.name:
+            case "value":
+                return read_tensor(attribute.t)
+            case "value_float":
+                return torch.tensor(attribute.f, dtype=torch.float32)
+            case "value_floats":
+                return torch.tensor(list(attribute.floats), dtype=torch.float32)
+            case "value_int":
+                return torch.tensor(attribute.i, dtype=torch.int64)
+            case "value_ints":
+                return torch.tensor(list(attribute.ints), dtype=torch.int64)
+        raise UnsupportedModel(
+            f"Node {name!r}: a Constant given by {attribute.name!r} is not supported.",
+            node=name,
+            operator="Constant",
+            attribute=attribute.name,
+        )
+    raise InvalidModel(f"Node {name!r}: the Constant has no value.", node=name, operator="Constant")
+
+
+def _attribute(attribute: AttributeProto, parameter: Parameter, node: str, operator: str) -> object:
+    """The attribute's value as the function wants it; refused if it is not one of those verified."""
+    value = _plain(onnx.helper.get_attribute_value(attribute))
+    if parameter.verified is not None and value not in parameter.verified:
+        raise UnsupportedModel(
+            f"Node {node!r}: {operator} with {attribute.name}={value!r} is not supported.",
+            node=node,
+            operator=operator,
+            attribute=attribute.name,
+        )
+    return bool(value) if parameter.boolean else value
+
+
+def _plain(value: Any) -> object:
+    match value:
+        case bytes():
+            return value.decode()
+        case TensorProto():
+            return read_tensor(value)
+        case str() | int() | float():
+            return value
+    return tuple(_plain(each) for each in value)
