@@ -1,6 +1,6 @@
 """What each quantized tensor costs: its own grid alone, and in its place with every error before it.
 
-The tensor X of the float model is X -> QuantizeLinear -> DequantizeLinear in the file that onnxruntime's quantizer writes;
+The tensor X of the float model is X -> QuantizeLinear -> DequantizeLinear in the file of onnxruntime's quantizer;
 the integers between the two are fetched, so that the kernels around them stay the ones that will run. A Relu or Clip
 that the quantizer removed, because the range already does its work, is followed: there X means what the Relu gave.
 """
