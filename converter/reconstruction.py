@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
-from onnx import ModelProto
-from torch import Tensor, nn
+import torch
+from onnx import GraphProto, ModelProto
+from torch import Size, Tensor, nn
 
+from converter.batching import Grown, SingleSamples, grown
 from converter.execution import Edits, Program
+from converter.operators.casting import TORCH_TYPES
 from converter.operators.signatures import Value
 from converter.reading import read_model
 
@@ -17,7 +21,16 @@ __all__ = ["Reconstruction", "reconstruct"]
 
 def reconstruct(model: ModelProto) -> Reconstruction:
     """The model as a torch module; raises UnsupportedModel or InvalidModel before anything is computed."""
-    return Reconstruction(read_model(model))
+    program = read_model(model)
+    return Reconstruction(program, _declared(model.graph, program.inputs))
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the graph says of an input tensor; an open size is 0."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class Reconstruction(nn.Module):
@@ -25,23 +38,30 @@ class Reconstruction(nn.Module):
 
     ``weights`` are the initializers by name, to be read; to try another value, feed it under its name.
     ``without_gradient`` names the nodes through which no gradient passes.
+    A graph declared for a single sample takes batches too, and gives what single runs put together give.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, declared: Mapping[str, Declared]) -> None:
         super().__init__()
         self.program = program
+        self.declared = declared
         self.input_names = program.inputs
         self.output_names = program.outputs
         self.without_gradient = tuple(_without_gradient(program))
+        self.single_samples = SingleSamples(program)
+        leading = [each.shape[0] for each in declared.values() if each.shape]
+        self.for_single_samples = bool(leading) and set(leading) == {1}
+        self.inner_shapes: dict[str, Size] | None = None
 
     @property
-    def weights(self) -> Mapping[str, Tensor]:
-        return self.program.constants
+    def weights(self) -> dict[str, Tensor]:
+        """The initializers by name; weights in Constant nodes are among them."""
+        return dict(self.program.constants)
 
     def forward(self, *inputs: Value) -> Value:
         """The graph's outputs in order, a single one by itself."""
         if len(inputs) != len(self.input_names):
-            raise TypeError(f"the model takes {len(self.input_names)} inputs ({', '.join(self.input_names)})")
+            raise TypeError(f"the model takes {len(self.input_names)} inputs: {', '.join(self.input_names)}")
         outputs = self._execute(dict(zip(self.input_names, inputs, strict=True)), self.output_names, {})
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -54,9 +74,68 @@ class Reconstruction(nn.Module):
         return dict(zip(fetch, self._execute(feeds, fetch, edit or {}), strict=True))
 
     def _execute(self, feeds: Mapping[str, Value], fetch: Sequence[str], edit: Edits) -> list[Value]:
-        plan = self.program.plan(feeds, fetch, edit)
-        return plan.execute(tuple(feeds.values()), edit)
+        if self.for_single_samples and (batched := self._batched(feeds)):
+            return self.single_samples.run(feeds, batched, fetch, edit)
+        return self.program.plan(feeds, fetch, edit).execute(tuple(feeds.values()), edit)
 
+    def _batched(self, feeds: Mapping[str, Value]) -> dict[str, Grown]:
+        """The fed tensors that carry more samples than the one for which the graph was made."""
+        found = {}
+        for name, value in feeds.items():
+            if not isinstance(value, Tensor) or name in self.program.constants:
+                continue
+            single = self._single_shape(name, value)
+            if single is not None and (growth := grown(value.shape, single)):
+                found[name] = growth
+        if len({growth.times for growth in found.values()}) > 1:
+            raise ValueError("the fed tensors carry different numbers of samples")
+        return found
+
+    def _single_shape(self, name: str, value: Tensor) -> Size | None:
+        """The shape that a tensor has for a single sample, as far as it is known."""
+        if name not in self.declared:
+            return self._inner_shapes().get(name)
+        declared = self.declared[name].shape
+        if len(declared) != value.dim():
+            return None
+        return Size([*declared[:1], *value.shape[1:]])
+
+    def _inner_shapes(self) -> Mapping[str, Size]:
+        """The shapes of all tensors, from one run on zeros; none if a size of an input is open."""
+        if self.inner_shapes is None:
+            self.inner_shapes = {}
+            if all(all(each.shape) for each in self.declared.values()):
+                names = [*self.program.producers]
+                plan = self.program.plan(self.program.inputs, names)
+                zeros = [torch.zeros(each.shape, dtype=each.dtype) for each in self.declared.values()]
+                with torch.no_grad():
+                    values = plan.execute(zeros)
+                self.inner_shapes = {
+                    name: value.shape for name, value in zip(names, values, strict=True) if isinstance(value, Tensor)
+                }
+        return self.inner_shapes
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves the weights wherever ``to``, ``cuda`` or ``cpu`` want them."""
+        self.program = _moved(self.program, fn)
+        self.single_samples = SingleSamples(self.program)
+        return self
+
+
+def _moved(program: Program, fn: Callable[[Tensor], Tensor]) -> Program:
+    raise NotImplementedError
+
+
+def _declared(graph: GraphProto, inputs: Sequence[str]) -> dict[str, Declared]:
+    """Shape and type of the inputs that are tensors of a declared rank."""
+    return {
+        each.name: Declared(
+            tuple(size.dim_value if size.HasField("dim_value") else 0 for size in each.type.tensor_type.shape.dim),
+            TORCH_TYPES[each.type.tensor_type.elem_type],
+        )
+        for each in graph.input
+        if each.name in inputs and each.type.tensor_type.HasField("shape")
+    }
 
 
 def _without_gradient(program: Program) -> Iterator[str]:

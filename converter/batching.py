@@ -1,0 +1,201 @@
+"""Many samples through a graph that was traced with one.
+
+Exporters write the traced batch of 1 into the graph: the input is declared as 1x3x320x320, a Reshape asks for
+[1, -1, 4]. Such a graph run with more samples fails, or worse, silently mixes them. What many samples mean is certain,
+though: the results of single runs, put together. This module runs all samples at once where that gives the same, with
+shapes rescaled where the batch was written down, and one after the other where it does not. Which of the two is
+decided by comparing, once for each plan and shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Size, Tensor
+
+from converter.execution import Edits, Plan, Program
+from converter.operators.signatures import Operator, Value
+
+__all__ = ["Grown", "SingleSamples", "grown"]
+
+TOLERANCE = 1e-3  # of the largest value: kernels may sum in another order for another batch, samples mixed up differ by more
+
+
+class NotBatched(ValueError):
+    """The samples cannot go through together."""
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A tensor whose axis is ``times`` as long as for a single sample."""
+
+    axis: int
+    times: int
+    single: Size
+
+
+def grown(shape: Size, single: Size) -> Grown | None:
+    """How a shape exceeds that of a single sample; None if it does not. Raises NotBatched where no batch explains it."""
+    if shape == single:
+        return None
+    if len(shape) != len(single):
+        raise NotBatched(f"{tuple(shape)} is no batch of {tuple(single)}")
+    axes = [axis for axis in range(len(shape)) if shape[axis] != single[axis]]
+    times, rest = divmod(shape[axes[0]], max(single[axes[0]], 1))
+    if len(axes) != 1 or rest or times < 1:
+        raise NotBatched(f"{tuple(shape)} is no batch of {tuple(single)}")
+    return Grown(axes[0], times, single)
+
+
+@dataclass
+class SingleSamples:
+    """Runs a graph made for single samples on batches."""
+
+    program: Program
+    together: dict[object, Plan | None] = field(default_factory=dict)  # None: one after the other
+
+    def run(
+        self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str], edit: Edits
+    ) -> list[Value]:
+        """The fetched tensors for all samples, batched as the graph's own results are."""
+        shapes = tuple((name, value.axis, value.times, value.single) for name, value in batched.items())
+        key = (tuple(feeds), shapes, tuple(fetch))
+        if key not in self.together:
+            with torch.no_grad():
+                self.together[key] = self._plan(feeds, batched, fetch)
+        plan = self.together[key]
+        if plan is None:
+            return self._one_by_one(feeds, batched, fetch, edit)
+        if edit:
+            plan = self._rescaled(feeds, batched, fetch, edit)
+        return plan.execute(tuple(feeds.values()), edit)
+
+    def _plan(self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str]) -> Plan | None:
+        """The plan for all samples at once, if it gives what single runs give."""
+        times = next(iter(batched.values())).times
+        try:
+            plan = self._rescaled(feeds, batched, fetch, {})
+            results = plan.execute(tuple(feeds.values()))
+        except (NotBatched, RuntimeError, IndexError, ValueError):
+            return None
+        single = self.program.plan(feeds, fetch)
+        for sample in sorted({0, 1, times - 1}):
+            expected = single.execute(_sample(feeds, batched, sample))
+            if not all(_agrees(*pair, sample, times) for pair in zip(results, expected, strict=True)):
+                return None
+        return plan
+
+    def _rescaled(
+        self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str], edit: Edits
+    ) -> Plan:
+        """The plan with the batch put into the shapes that one sample fixed."""
+        plan = self.program.plan(feeds, fetch, edit)
+        functions: dict[int, Operator] = {}
+
+        def watch(number: int, arguments: Sequence[Value], result: Sequence[Value]) -> None:
+            operator = plan.steps[number].operation.operator.partition("-")[0]
+            if operator == "Reshape":
+                functions[number] = _reshape(plan.steps[number].function, arguments[0].shape, result[0].shape)
+            elif operator == "Concat":
+                functions[number] = _concat(plan.steps[number].function, [each.shape for each in arguments])
+
+        with torch.no_grad():
+            plan.execute(_sample(feeds, batched, 0), {name: _unchanged for name in edit}, watch)
+        return plan.with_functions(functions)
+
+    def _one_by_one(
+        self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str], edit: Edits
+    ) -> list[Value]:
+        plan = self.program.plan(feeds, fetch, edit)
+        times = next(iter(batched.values())).times
+        samples = [plan.execute(_sample(feeds, batched, sample), edit) for sample in range(times)]
+        reached = self._reached(batched)
+        return [
+            _together(column) if name in reached else column[0]
+            for name, column in zip(fetch, zip(*samples, strict=True), strict=True)
+        ]
+
+    def _reached(self, names: Mapping[str, Grown]) -> set[str]:
+        """Every tensor that depends on one of these."""
+        reached = set(names)
+        for operation in self.program.operations:
+            if reached.intersection(operation.needs):
+                reached.update(operation.outputs)
+        return reached
+
+
+def _sample(feeds: Mapping[str, Value], batched: Mapping[str, Grown], sample: int) -> list[Value]:
+    """What to feed for one sample."""
+    return [
+        value.narrow(found.axis, sample * found.single[found.axis], found.single[found.axis])
+        if (found := batched.get(name))
+        else value
+        for name, value in feeds.items()
+    ]
+
+
+def _agrees(result: Value, single: Value, sample: int, times: int) -> bool:
+    """Whether the sample's part of the result is what its own run gave."""
+    if not (isinstance(result, Tensor) and isinstance(single, Tensor)):
+        return False
+    try:
+        found = grown(result.shape, single.shape)
+    except NotBatched:
+        return False
+    if found is not None:
+        if found.times != times:
+            return False
+        length = single.shape[found.axis]
+        result = result.narrow(found.axis, sample * length, length)
+    if not single.is_floating_point():
+        return torch.equal(result, single)
+    largest = single.abs().max().item() if single.numel() else 0.0
+    return torch.allclose(result, single, rtol=TOLERANCE, atol=TOLERANCE * largest, equal_nan=True)
+
+
+def _together(samples: Sequence[Value]) -> Value:
+    """The samples' results along the first axis; of scalars, and of what is no tensor, a tensor or list of them."""
+    if not isinstance(samples[0], Tensor):
+        return list(samples)
+    return torch.cat(tuple(samples)) if samples[0].dim() else torch.stack(tuple(samples))
+
+
+def _reshape(function: Operator, single: Size, target: Size) -> Operator:
+    """A Reshape that leaves the batch where the same number of elements comes before it."""
+
+    def operator(data: Tensor, *rest: object, **attributes: object) -> Tensor:
+        found = grown(data.shape, single)
+        if found is None:
+            result: Tensor = function(data, *rest, **attributes)
+            return result
+        before = prod(single[: found.axis])
+        for axis in range(len(target)):
+            if prod(target[:axis]) == before:
+                return data.reshape(*target[:axis], target[axis] * found.times, *target[axis + 1 :])
+        raise NotBatched(f"the batch of {tuple(data.shape)} has no place in {tuple(target)}")
+
+    return operator
+
+
+def _concat(function: Operator, singles: Sequence[Size]) -> Operator:
+    """A Concat that repeats what is the same for all samples."""
+
+    def operator(*tensors: Tensor, axis: int = 1) -> Tensor:
+        found = [grown(x.shape, single) for x, single in zip(tensors, singles, strict=True)]
+        batch = next((each for each in found if each), None)
+        if batch is not None and batch.axis != axis % tensors[0].dim():
+            tensors = tuple(
+                x if each else x.expand([batch.times if k == batch.axis else -1 for k in range(x.dim())])
+                for x, each in zip(tensors, found, strict=True)
+            )
+        result: Tensor = function(*tensors, axis=axis)
+        return result
+
+    return operator
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
