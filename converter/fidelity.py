@@ -202,38 +202,38 @@ class _Choices:
     def add(self, before: Array, after: Array) -> None:
         x, y = (each.reshape(len(each), -1).astype(np.float64) for each in (before, after))
         keep = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
-        x, y = x[keep], y[keep]
-        if not len(x):
-            return
-        if self.certain is None:
-            self.certain = are_probabilities(x)
+        if keep.any() and self.certain is None:
+            self.certain = are_probabilities(x[keep])
         self.classes = x.shape[1]
-        p, q = probabilities(x, self.certain), probabilities(y, self.certain)
+        x, y = np.where(keep[:, None], x, 0), np.where(keep[:, None], y, 0)
+        p, q = probabilities(x, bool(self.certain)), probabilities(y, bool(self.certain))
         top = np.partition(p, -2, axis=1)[:, -2:]
-        self.before += p.argmax(axis=1).tolist()
-        self.after += q.argmax(axis=1).tolist()
+        self.before += np.where(keep, p.argmax(axis=1), -1).tolist()
+        self.after += np.where(keep, q.argmax(axis=1), -1).tolist()
         self.margin += (top[:, 1] - top[:, 0]).tolist()
         self.divergence += kl_divergence(p, q).tolist()
 
     def result(self) -> Decisions | None:
-        if not self.before:
+        chosen = np.array(self.before, np.int64)
+        kept = np.greater_equal(chosen, 0)
+        if not kept.any():
             return None
-        same = np.array(self.before) == np.array(self.after)
+        same = np.equal(chosen, np.array(self.after, np.int64))[kept]
         edges = np.linspace(0, 1, 21)
-        margins = np.clip(np.array(self.margin), 0, 1)
+        margins = np.clip(np.array(self.margin)[kept], 0, 1)
         return Decisions(
             output=self.output.name,
             judged_by=self.output.reason,
             classes=self.classes,
             probabilities=bool(self.certain),
             agreement=wilson(int(same.sum()), len(same)),
-            mean_kl=float(np.mean(self.divergence)),
+            mean_kl=float(np.array(self.divergence)[kept].mean()),
             margins=Histogram(
                 edges=tuple(edges.round(3).tolist()),
                 all=tuple(np.histogram(margins, edges)[0].tolist()),
                 flipped=tuple(np.histogram(margins[~same], edges)[0].tolist()),
             ),
-            distinct_classes=len(set(self.before)),
+            distinct_classes=len(set(chosen[kept].tolist())),
         )
 
 
@@ -244,7 +244,7 @@ class Comparison:
     samples: int
     outputs: tuple[OutputFidelity, ...]
     decisions: Decisions | None
-    before: tuple[int, ...] = ()  # FP32's first class of each sample, where there are decisions
+    before: tuple[int, ...] = ()  # FP32's first class of each sample, -1 where scores are not finite
     after: tuple[int, ...] = ()
 
 
