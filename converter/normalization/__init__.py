@@ -1,0 +1,86 @@
+"""The same float function in the one form that the later stages know: passes over the graph, each named and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from converter.normalization.affine import BatchNormStatistics, fold_affine
+from converter.normalization.constants import (
+    hoist_constants,
+    name_nodes,
+    remove_unused,
+    separate_inputs,
+    strip_annotations,
+)
+from converter.normalization.equivalence import probe, verify_equivalence
+from converter.normalization.folding import fold_constants, fold_shapes
+from converter.normalization.identities import merge_transposes, remove_identities
+from converter.normalization.opsets import unify_opset
+from converter.normalization.pooling import restore_global_pooling
+from converter.normalization.products import unify_gemm
+from converter.normalization.rewriting import Change
+
+__all__ = ["BatchNormStatistics", "Change", "Normalized", "normalize", "probe", "verify_equivalence"]
+
+Pass = Callable[[ModelProto], tuple[ModelProto, Change]]
+
+FIRST: tuple[Pass, ...] = (strip_annotations, separate_inputs, unify_opset, hoist_constants)
+REPEATED: tuple[Pass, ...] = (fold_constants, fold_shapes, remove_identities, merge_transposes, remove_unused)
+LAST: tuple[Pass, ...] = (unify_gemm, restore_global_pooling, remove_unused, name_nodes)
+MOST_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A float model equal in function to the admitted one, what its normalizations knew, and what was changed."""
+
+    model: ModelProto
+    batch_norms: tuple[BatchNormStatistics, ...]
+    changes: tuple[Change, ...]
+
+
+def normalize(model: ModelProto) -> Normalized:
+    """The model with opset 17 to 21, constants as initializers, named nodes, no no-ops, normalizations folded."""
+    work = ModelProto()
+    work.CopyFrom(model)
+    changes: list[Change] = []
+
+    def apply(*passes: Pass) -> int:
+        nonlocal work
+        before = len(changes)
+        for each in passes:
+            work, change = each(work)
+            changes.append(change)
+        return sum(change.count for change in changes[before:])
+
+    apply(*FIRST, name_nodes)
+    for _ in range(MOST_ROUNDS):
+        if not apply(*REPEATED):
+            break
+    apply(unify_gemm)
+    work, change, statistics = fold_affine(work)
+    changes.append(change)
+    apply(*LAST)
+    compact = ModelProto()  # protobuf frees the room of removed weights only with the whole message
+    compact.CopyFrom(work)
+    return Normalized(compact, statistics, _summed(changes))
+
+
+def _summed(changes: list[Change]) -> tuple[Change, ...]:
+    """One change per pass that did something, in the order of first effect."""
+    latest: dict[str, list[Change]] = {}
+    for change in changes:
+        if change.count:
+            latest.setdefault(change.name, []).append(change)
+    return tuple(_sum(group) for group in latest.values())
+
+
+def _sum(group: list[Change]) -> Change:
+    total = sum(change.count for change in group)
+    if len(group) == 1:
+        return group[0]
+    first = group[0]
+    return Change(first.name, total, first.sentence.replace(str(first.count), str(total), 1))

@@ -1,0 +1,115 @@
+"""Where constants live and what things are called: initializers, named nodes, nothing unused."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, NodeProto, numpy_helper
+
+from converter.graph import Array, captures, constant_tensor, walk
+from converter.normalization.rewriting import Change
+
+__all__ = ["hoist_constants", "name_nodes", "remove_unused", "separate_inputs", "strip_annotations"]
+
+
+def strip_annotations(model: ModelProto) -> tuple[ModelProto, Change]:
+    """Nodes and values carry no exporter's notes and no remembered shapes; the model keeps its own description."""
+    count = 0
+    for node, graph in walk(model.graph):
+        count += bool(node.doc_string or node.metadata_props)
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+        if graph.value_info:
+            graph.ClearField("value_info")
+    model.graph.ClearField("quantization_annotation")
+    return model, Change("strip_annotations", count, f"The exporter's notes on {count} nodes were left out.")
+
+
+def separate_inputs(model: ModelProto) -> tuple[ModelProto, Change]:
+    """No initializer is an input as well, as files of IR 3 have it."""
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in initialized]
+    count = len(model.graph.input) - len(kept)
+    if count:
+        copies = [type(value).FromString(value.SerializeToString()) for value in kept]
+        del model.graph.input[:]
+        model.graph.input.extend(copies)
+    return model, Change("separate_inputs", count, f"{count} weights were listed as inputs and are constants now.")
+
+
+def hoist_constants(model: ModelProto) -> tuple[ModelProto, Change]:
+    """Constant nodes of the main graph are initializers under the same name."""
+    graph = model.graph
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            graph.initializer.add().CopyFrom(tensor)
+            graph.initializer[-1].name = node.output[0]
+            graph.initializer[-1].ClearField("doc_string")
+        elif node.op_type == "Constant" and (array := _constant_array(node)) is not None:
+            graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+        else:
+            copied = NodeProto()
+            copied.CopyFrom(node)
+            kept.append(copied)
+    count = len(graph.node) - len(kept)
+    if count:
+        del graph.node[:]
+        graph.node.extend(kept)
+    return model, Change("hoist_constants", count, f"{count} Constant nodes became initializers.")
+
+
+def _constant_array(node: NodeProto) -> Array | None:
+    for each in node.attribute:
+        match each.name, each.type:
+            case "value_float", AttributeProto.FLOAT:
+                return np.array(each.f, np.float32)
+            case "value_floats", AttributeProto.FLOATS:
+                return np.array(each.floats, np.float32)
+            case "value_int", AttributeProto.INT:
+                return np.array(each.i, np.int64)
+            case "value_ints", AttributeProto.INTS:
+                return np.array(each.ints, np.int64)
+    return None
+
+
+def name_nodes(model: ModelProto) -> tuple[ModelProto, Change]:
+    """Every node, in bodies too, has a name of its own, made of operator and place where the file had none."""
+    nodes = [node for node, _ in walk(model.graph)]
+    taken: set[str] = {node.name for node in nodes if node.name}
+    seen: set[str] = set()
+    count = 0
+    for index, node in enumerate(nodes):
+        if not node.name or node.name in seen:
+            hint = node.name or f"{node.op_type}_{index}"
+            name, number = hint, 0
+            while name in taken:
+                number += 1
+                name = f"{hint}_{number}"
+            node.name = name
+            taken.add(name)
+            count += 1
+        seen.add(node.name)
+    return model, Change("name_nodes", count, f"{count} nodes were given names.")
+
+
+def remove_unused(model: ModelProto) -> tuple[ModelProto, Change]:
+    """Everything in the main graph contributes to an output."""
+    graph = model.graph
+    needed = {value.name for value in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(filter(None, node.output)):
+            needed.update(filter(None, node.input), captures(node))
+            copied = NodeProto()
+            copied.CopyFrom(node)
+            kept.append(copied)
+    count = len(graph.node) - len(kept)
+    if count:
+        del graph.node[:]
+        graph.node.extend(reversed(kept))
+    for index in range(len(graph.initializer) - 1, -1, -1):
+        if graph.initializer[index].name not in needed:
+            del graph.initializer[index]
+            count += 1
+    return model, Change("remove_unused", count, f"{count} nodes and constants that no output needs were removed.")

@@ -1,0 +1,129 @@
+"""Whether two models compute the same, found out by running both in onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto
+
+from converter.errors import InvalidModel, VerificationFailed
+from converter.graph import Array, Graph, Value
+
+__all__ = ["probe", "verify_equivalence"]
+
+TOLERANCE = 1e-5  # of the largest magnitude of each output
+ROUNDING = 4.0  # times what a change of the inputs in their last bit does; chaotic models differ more than TOLERANCE
+SIZES = (64, 32, 224, 16, 128, 96, 256, 512, 576, 8, 4, 1)  # tried for axes of unknown size
+
+
+def verify_equivalence(before: ModelProto, after: ModelProto, feeds: list[dict[str, Array]]) -> float:
+    """The largest relative difference of any output over all feeds; raises VerificationFailed where it is too large."""
+    first, second = session(before), session(after)
+    worst = 0.0
+    for feed in feeds:
+        expected, found = first.run(None, feed), second.run(None, feed)
+        nudged = first.run(None, {name: _nudge(array) for name, array in feed.items()})
+        for value, want, have, near in zip(first.get_outputs(), expected, found, nudged, strict=True):
+            error = difference(want, have)
+            if error > max(TOLERANCE, ROUNDING * difference(want, near)):
+                raise VerificationFailed(
+                    f"Normalization changed the output {value.name!r} by {error:.2g} of its magnitude.",
+                    tensor=value.name,
+                    remedy="This is a defect of zsq; please report it with the model.",
+                )
+            worst = max(worst, error)
+    return worst
+
+
+def difference(expected: Array, found: Array) -> float:
+    """The largest difference relative to the largest magnitude; for other than floats the share that differs."""
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return np.inf
+    if expected.size == 0:
+        return 0.0
+    if expected.dtype.kind != "f":
+        return float(np.mean(expected != found))
+    same = np.isclose(expected, found, rtol=0, atol=0, equal_nan=True)  # infinities and NaN in their places
+    if same.all():
+        return 0.0
+    finite = np.isfinite(expected) & np.isfinite(found)
+    if not (finite | same).all():
+        return np.inf
+    largest = np.abs(expected[finite]).max()
+    return float(np.abs(expected[finite] - found[finite]).max() / max(largest, np.finfo(np.float32).tiny))
+
+
+def _nudge(array: Array) -> Array:
+    return np.nextafter(array, np.float32(np.inf)) if array.dtype == np.float32 else array
+
+
+def session(model: ModelProto) -> onnxruntime.InferenceSession:
+    """A session of one thread; what onnxruntime does not load is refused with its own words."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # boundary: onnxruntime's exceptions have no base class of their own
+        raise InvalidModel(
+            f"onnxruntime does not load the model: {_one_line(problem)}.",
+            field="graph",
+            remedy="Check the model with onnx.checker and export it again.",
+        ) from None
+
+
+def _one_line(problem: Exception) -> str:
+    return " ".join(str(problem).split())[:300].rstrip(".")
+
+
+def probe(model: ModelProto, count: int = 2) -> list[dict[str, Array]]:
+    """A few deterministic inputs on which the model runs; empty if none were found."""
+    graph = Graph(model)
+    runner = session(model)
+    for sizes in _sizes(graph.inputs):
+        feeds = [_feed(graph.inputs, sizes, seed) for seed in range(count)]
+        try:
+            runner.run(None, feeds[0])
+        except Exception:  # boundary: the sizes do not go together; the next ones may
+            continue
+        return feeds
+    return []
+
+
+def _sizes(inputs: tuple[Value, ...]) -> Iterator[dict[tuple[str, int], int]]:
+    """One size for every axis without a number, the first axis being a batch of 2 or 1."""
+    free = [
+        (value, axis) for value in inputs for axis, size in enumerate(value.shape or ()) if not isinstance(size, int)
+    ]
+    if not free:
+        yield {}
+        return
+    for batch in (2, 1):
+        for size in SIZES:
+            yield {(value.name, axis): batch if _is_batch(value, axis, inputs) else size for value, axis in free}
+
+
+def _is_batch(value: Value, axis: int, inputs: tuple[Value, ...]) -> bool:
+    symbol = value.shape[axis] if value.shape else None
+    if axis == 0:
+        return True
+    return symbol is not None and any(other.shape and other.shape[0] == symbol for other in inputs)
+
+
+def _feed(inputs: tuple[Value, ...], sizes: Mapping[tuple[str, int], int], seed: int) -> dict[str, Array]:
+    random = np.random.default_rng(seed)
+    feed: dict[str, Array] = {}
+    for value in inputs:
+        shape = [
+            size if isinstance(size, int) else sizes[value.name, axis] for axis, size in enumerate(value.shape or ())
+        ]
+        if value.dtype.startswith("float"):
+            array = random.standard_normal(shape).astype(value.dtype)
+        else:
+            array = random.integers(0, 2, shape).astype(value.dtype)
+        feed[value.name] = np.asarray(array)
+    return feed
