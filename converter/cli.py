@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from converter.console import DISAPPOINTED, DONE, emit, run, showing_progress
+from converter.console import DISAPPOINTED, DONE, REFUSED, emit, one_line, run, showing_progress
 from converter.errors import InvalidOption
 from converter.options import Method, Options, Precision, Step, Target
 from converter.outputs import Outputs, existing_model, write_result
@@ -98,7 +98,18 @@ def convert(
 @app.command()
 def inspect(model: Model, as_json: AsJson = False) -> int:
     """Show what is in a model, what would be quantized, and what would be refused and why."""
-    raise NotImplementedError
+    source = existing_model(model)
+    from converter.inspection import examine
+
+    inspection = examine(source)
+    if as_json:
+        emit({"event": "inspection", **inspection.to_dict()})
+    else:
+        print(inspection)
+    if not inspection.refusals:
+        return DONE
+    print(f"zsq: {one_line(inspection.refusals[0])}", file=sys.stderr)
+    return REFUSED
 
 
 def read_options(file: Path | None, given: dict[str, Any]) -> Options:

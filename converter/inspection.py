@@ -1,0 +1,134 @@
+"""What a conversion would do with a model, found out without converting it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from onnx import ModelProto
+
+from converter.admission import ModelFacts, admit
+from converter.errors import Refusal
+from converter.graph import Graph, opset, walk
+from converter.normalization import Change, normalize
+from converter.operators import select
+from converter.placement import candidates, place
+from converter.reconstruction import reconstruct
+
+__all__ = ["Inspection", "NodePlan", "examine"]
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """Whether a node of the normalized model would run on integers, and if not, why."""
+
+    name: str
+    operator: str
+    integer: bool
+    why_float: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``refusals`` are what a conversion would be refused for, as in an error's facts; without any it would begin.
+
+    Which nodes run on integers is what the graph alone decides; a conversion may leave more in float where it measures
+    that this is better.
+    """
+
+    facts: ModelFacts
+    notes: tuple[str, ...]
+    changes: tuple[Change, ...]
+    nodes: tuple[NodePlan, ...]
+    refusals: tuple[Mapping[str, str], ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """The inspection as plain JSON values."""
+        return {
+            "model": self.facts.to_dict(),
+            "notes": list(self.notes),
+            "changes": [asdict(change) for change in self.changes],
+            "nodes": [asdict(node) for node in self.nodes],
+            "refusals": [dict(refusal) for refusal in self.refusals],
+        }
+
+    def __str__(self) -> str:
+        return "\n".join([*_head(self), "", *_table(self.nodes), "", *_tail(self)])
+
+
+def examine(source: Path) -> Inspection:
+    """What is in the model and what would become of it; raises Refusal if not even that can be said."""
+    admitted = admit(source)
+    refusals = _refusals(admitted.model)
+    if refusals:
+        return Inspection(admitted.facts, admitted.notes, (), (), refusals)
+    normalized = normalize(admitted.model)
+    graph = Graph(normalized.model)
+    able, placement = candidates(graph), place(graph, {})
+    plans = []
+    for node in graph.nodes:
+        integer = node.name in placement.nodes
+        why = placement.kept_float.get(node.name, "there is no integer kernel for it")
+        plans.append(NodePlan(node.name, node.op_type, integer, None if integer else why))
+    if not able:
+        nothing = {"kind": "UnsupportedModel", "message": "Nothing in this model has an integer kernel."}
+        refusals = ({**nothing, "remedy": "There is nothing to gain; use the FP32 model."},)
+    return Inspection(admitted.facts, admitted.notes, tuple(normalized.changes), tuple(plans), refusals)
+
+
+def _refusals(model: ModelProto) -> tuple[Mapping[str, str], ...]:
+    """Every operator without a function, each once, and otherwise the first thing that stops the reconstruction."""
+    try:
+        reconstruct(model)
+    except Refusal as first:
+        version = opset(model)
+        unknown = Counter(
+            node.op_type
+            for node, _ in walk(model.graph)
+            if node.op_type != "Constant" and not select(node.op_type, version)
+        )
+        others = [
+            {"kind": "UnsupportedModel", "operator": name, "message": f"{name}, {count} times, is not supported."}
+            for name, count in unknown.items()
+            if name != (first.operator or "").partition("-")[0]
+        ]
+        return (first.facts(), *others)
+    return ()
+
+
+def _head(inspection: Inspection) -> list[str]:
+    facts = inspection.facts
+    made_by = f", made by {facts.producer}" if facts.producer else ""
+    return [
+        f"opset {facts.opset}, IR {facts.ir_version}, {facts.nodes} nodes, {facts.parameters:,} parameters, "
+        f"{facts.file_bytes / 1e6:.2f} MB{made_by}",
+        *(f"input   {value.name}  {value.dtype}  {value}" for value in facts.inputs),
+        *(f"output  {value.name}  {value.dtype}  {value}" for value in facts.outputs),
+        *(f"note    {note}" for note in inspection.notes),
+        *(f"change  {change.sentence}" for change in inspection.changes),
+    ]
+
+
+def _table(nodes: tuple[NodePlan, ...]) -> list[str]:
+    """Operators by number of nodes: how many on integers, how many in float, and the usual reasons."""
+    if not nodes:
+        return []
+    every = Counter(node.operator for node in nodes)
+    integer = Counter(node.operator for node in nodes if node.integer)
+    width = max(8, *(len(name) for name in every))
+    lines = [f"{'operator':{width}}  {'nodes':>5}  {'integer':>7}  {'float':>5}  why float"]
+    for name, count in every.most_common():
+        reasons = Counter(node.why_float for node in nodes if node.operator == name and node.why_float)
+        why = "; ".join(reason for reason, _ in reasons.most_common(2))
+        lines.append(f"{name:{width}}  {count:>5}  {integer[name]:>7}  {count - integer[name]:>5}  {why}".rstrip())
+    return lines
+
+
+def _tail(inspection: Inspection) -> list[str]:
+    if inspection.refusals:
+        sentences = (f"{each['message']} {each.get('remedy', '')}".rstrip() for each in inspection.refusals)
+        return [f"refused {sentence}" for sentence in sentences]
+    integer = sum(node.integer for node in inspection.nodes)
+    return [f"{integer} of {len(inspection.nodes)} nodes would run on integers. Nothing would be refused."]
