@@ -21,7 +21,7 @@ from converter.operators.signatures import Operator, Value
 
 __all__ = ["Grown", "SingleSamples", "grown"]
 
-TOLERANCE = 1e-3  # of the largest value: kernels may sum in another order for another batch, samples mixed up differ by more
+TOLERANCE = 1e-3  # of the largest value: for another batch kernels may sum in another order
 
 
 class NotBatched(ValueError):
@@ -50,61 +50,54 @@ def grown(shape: Size, single: Size) -> Grown | None:
     return Grown(axes[0], times, single)
 
 
+@dataclass(frozen=True)
+class Together:
+    """A plan for all samples at once, and the shapes its results have for one."""
+
+    plan: Plan
+    singles: tuple[Size, ...]
+
+
 @dataclass
 class SingleSamples:
-    """Runs a graph made for single samples on batches."""
+    """Runs a graph made for single samples on batches; what it returns has the samples along the first axis."""
 
     program: Program
-    together: dict[object, Plan | None] = field(default_factory=dict)  # None: one after the other
+    together: dict[object, Together | None] = field(default_factory=dict)  # None: one after the other
 
     def run(
         self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str], edit: Edits
     ) -> list[Value]:
-        """The fetched tensors for all samples, batched as the graph's own results are."""
+        """The fetched tensors for all samples."""
         shapes = tuple((name, value.axis, value.times, value.single) for name, value in batched.items())
-        key = (tuple(feeds), shapes, tuple(fetch))
+        key = (tuple(feeds), shapes, tuple(fetch), tuple(edit))
         if key not in self.together:
             with torch.no_grad():
-                self.together[key] = self._plan(feeds, batched, fetch)
-        plan = self.together[key]
-        if plan is None:
+                self.together[key] = self._together(feeds, batched, fetch, edit)
+        together = self.together[key]
+        if together is None:
             return self._one_by_one(feeds, batched, fetch, edit)
-        if edit:
-            plan = self._rescaled(feeds, batched, fetch, edit)
-        return plan.execute(tuple(feeds.values()), edit)
+        results = together.plan.execute(tuple(feeds.values()), edit)
+        return [_samples_first(*pair) for pair in zip(results, together.singles, strict=True)]
 
-    def _plan(self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str]) -> Plan | None:
+    def _together(
+        self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str], edit: Edits
+    ) -> Together | None:
         """The plan for all samples at once, if it gives what single runs give."""
         times = next(iter(batched.values())).times
+        plain = dict.fromkeys(edit, _unchanged)
+        single = self.program.plan(feeds, fetch, edit)
         try:
-            plan = self._rescaled(feeds, batched, fetch, {})
-            results = plan.execute(tuple(feeds.values()))
-        except (NotBatched, RuntimeError, IndexError, ValueError):
+            plan = _rescaled(single, _sample(feeds, batched, 0), plain)
+            results = plan.execute(tuple(feeds.values()), plain)
+        except (RuntimeError, IndexError, ValueError):  # torch's words for shapes that do not go together
             return None
-        single = self.program.plan(feeds, fetch)
+        expected: list[Value] = []
         for sample in sorted({0, 1, times - 1}):
-            expected = single.execute(_sample(feeds, batched, sample))
+            expected = single.execute(_sample(feeds, batched, sample), plain)
             if not all(_agrees(*pair, sample, times) for pair in zip(results, expected, strict=True)):
                 return None
-        return plan
-
-    def _rescaled(
-        self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str], edit: Edits
-    ) -> Plan:
-        """The plan with the batch put into the shapes that one sample fixed."""
-        plan = self.program.plan(feeds, fetch, edit)
-        functions: dict[int, Operator] = {}
-
-        def watch(number: int, arguments: Sequence[Value], result: Sequence[Value]) -> None:
-            operator = plan.steps[number].operation.operator.partition("-")[0]
-            if operator == "Reshape":
-                functions[number] = _reshape(plan.steps[number].function, arguments[0].shape, result[0].shape)
-            elif operator == "Concat":
-                functions[number] = _concat(plan.steps[number].function, [each.shape for each in arguments])
-
-        with torch.no_grad():
-            plan.execute(_sample(feeds, batched, 0), {name: _unchanged for name in edit}, watch)
-        return plan.with_functions(functions)
+        return Together(plan, tuple(each.shape for each in expected))
 
     def _one_by_one(
         self, feeds: Mapping[str, Value], batched: Mapping[str, Grown], fetch: Sequence[str], edit: Edits
@@ -114,7 +107,7 @@ class SingleSamples:
         samples = [plan.execute(_sample(feeds, batched, sample), edit) for sample in range(times)]
         reached = self._reached(batched)
         return [
-            _together(column) if name in reached else column[0]
+            _joined(column) if name in reached else column[0]
             for name, column in zip(fetch, zip(*samples, strict=True), strict=True)
         ]
 
@@ -125,6 +118,21 @@ class SingleSamples:
             if reached.intersection(operation.needs):
                 reached.update(operation.outputs)
         return reached
+
+
+def _rescaled(plan: Plan, sample: Sequence[Value], edit: Edits) -> Plan:
+    """The plan with the batch put into the shapes that one sample fixed."""
+    functions: dict[int, Operator] = {}
+
+    def watch(number: int, arguments: Sequence[Value], result: Sequence[Value]) -> None:
+        function, operator = plan.steps[number].function, plan.steps[number].operation.operator
+        if operator.startswith("Reshape-"):
+            functions[number] = _reshape(function, arguments[0].shape, result[0].shape, bool(edit))
+        elif operator.startswith("Concat-"):
+            functions[number] = _concat(function, [each.shape for each in arguments])
+
+    plan.execute(sample, edit, watch)
+    return plan.with_functions(functions)
 
 
 def _sample(feeds: Mapping[str, Value], batched: Mapping[str, Grown], sample: int) -> list[Value]:
@@ -156,15 +164,24 @@ def _agrees(result: Value, single: Value, sample: int, times: int) -> bool:
     return torch.allclose(result, single, rtol=TOLERANCE, atol=TOLERANCE * largest, equal_nan=True)
 
 
-def _together(samples: Sequence[Value]) -> Value:
-    """The samples' results along the first axis; of scalars, and of what is no tensor, a tensor or list of them."""
+def _samples_first(result: Tensor, single: Size) -> Tensor:
+    """The result with the samples along the first axis, wherever they are."""
+    found = grown(result.shape, single)
+    return result if found is None or not found.axis else torch.cat(result.split(single[found.axis], found.axis))
+
+
+def _joined(samples: Sequence[Value]) -> Value:
+    """The samples' results along the first axis; scalars become a vector, what is no tensor a list."""
     if not isinstance(samples[0], Tensor):
         return list(samples)
     return torch.cat(tuple(samples)) if samples[0].dim() else torch.stack(tuple(samples))
 
 
-def _reshape(function: Operator, single: Size, target: Size) -> Operator:
-    """A Reshape that leaves the batch where the same number of elements comes before it."""
+def _reshape(function: Operator, single: Size, target: Size, edited: bool) -> Operator:
+    """A Reshape that leaves the batch where the same number of elements comes before it.
+
+    Where edits look at tensors, samples must not share an axis that means something else.
+    """
 
     def operator(data: Tensor, *rest: object, **attributes: object) -> Tensor:
         found = grown(data.shape, single)
@@ -173,7 +190,7 @@ def _reshape(function: Operator, single: Size, target: Size) -> Operator:
             return result
         before = prod(single[: found.axis])
         for axis in range(len(target)):
-            if prod(target[:axis]) == before:
+            if prod(target[:axis]) == before and not (edited and axis and target[axis] > 1):
                 return data.reshape(*target[:axis], target[axis] * found.times, *target[axis + 1 :])
         raise NotBatched(f"the batch of {tuple(data.shape)} has no place in {tuple(target)}")
 
