@@ -231,9 +231,9 @@ def summary(rows: Sequence[Row]) -> str:
 LEGEND = (
     "A cell is the metric and, after the slash, the agreement with FP32's top-1 in % (classifiers) or the SQNR of the "
     "worst output. `±`: paired standard error of INT8 minus FP32. `real`, `noise`: onnxruntime's own static INT8 "
-    "calibrated on real data or noise (`_float_head`: head left in float), from the zoo's table. `size`: FP32 bytes over "
-    "INT8 bytes. `time`: INT8 over FP32 median latency, `time real` that of the real-data build, the three run in turns "
-    "on one thread. `s`, `MiB`: the whole conversion with its report."
+    "calibrated on real data or noise (`_float_head`: head left in float), from the zoo's table. `size`: FP32 bytes "
+    "over INT8 bytes. `time`: INT8 over FP32 median latency, `time real` that of the real-data build, the three run in "
+    "turns on one thread. `s`, `MiB`: the whole conversion with its report."
 )
 
 
