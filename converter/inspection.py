@@ -104,8 +104,8 @@ def _head(inspection: Inspection) -> list[str]:
     return [
         f"opset {facts.opset}, IR {facts.ir_version}, {facts.nodes} nodes, {facts.parameters:,} parameters, "
         f"{facts.file_bytes / 1e6:.2f} MB{made_by}",
-        *(f"input   {value.name}  {value.dtype}  {value}" for value in facts.inputs),
-        *(f"output  {value.name}  {value.dtype}  {value}" for value in facts.outputs),
+        *(f"input   {value}" for value in facts.inputs),
+        *(f"output  {value}" for value in facts.outputs),
         *(f"note    {note}" for note in inspection.notes),
         *(f"change  {change.sentence}" for change in inspection.changes),
     ]

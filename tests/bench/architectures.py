@@ -27,7 +27,8 @@ class _Network:
 
     def node(self, kind: str, inputs: list[str], **attributes: int | list[int]) -> str:
         name = f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [f"{name}.out"], name, **attributes)  # type: ignore[arg-type])
+        node = helper.make_node(kind, inputs, [f"{name}.out"], name, **attributes)  # type: ignore[arg-type]
+        self.nodes.append(node)
         return f"{name}.out"
 
     def convolution(self, data: str, channels: int, filters: int, size: int, stride: int = 1) -> str:

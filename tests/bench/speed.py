@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     if not options.dry:
         about = (
-            f"Medians of runs in turns, {options.latency_threads} thread(s). `s`, `MiB`: the conversion with its report, "
+            f"Medians of runs in turns, {options.latency_threads} thread(s). `s`, `MiB`: the conversion with report, "
             "peak of the process tree. U8/S8: onnxruntime's static quantization with real data (noise for ResNet-50)."
         )
         command = origin(["python", "-m", "tests.bench.speed", *given])
