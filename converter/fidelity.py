@@ -218,7 +218,7 @@ class _Choices:
         kept = np.greater_equal(chosen, 0)
         if not kept.any():
             return None
-        same = np.equal(chosen, np.array(self.after, np.int64))[kept]
+        same: NDArray[np.bool_] = np.asarray(chosen[kept] == np.array(self.after, np.int64)[kept], np.bool_)
         edges = np.linspace(0, 1, 21)
         margins = np.clip(np.array(self.margin)[kept], 0, 1)
         return Decisions(

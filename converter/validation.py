@@ -61,7 +61,7 @@ def load_validation(path: Path, model: ModelProto, preparation: Preparation | No
 def measure_validation(
     data: ValidationData, float32: ModelProto, int8: ModelProto, *, threads: int = 1, seed: int = 0
 ) -> Validation:
-    """The validation section: both models on every sample; top-1 where there are labels and the model is a classifier."""
+    """The validation section: both models on every sample; top-1 where there are labels and class scores."""
     compared = compare(float32, int8, data.feeds(), seed=seed, threads=threads)
     notes = list(data.notes)
     metrics: tuple[Metric, ...] = ()
