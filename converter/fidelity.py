@@ -215,7 +215,7 @@ class _Choices:
 
     def result(self) -> Decisions | None:
         chosen = np.array(self.before, np.int64)
-        kept = np.greater_equal(chosen, 0)
+        kept: NDArray[np.bool_] = np.asarray(chosen >= 0)
         if not kept.any():
             return None
         same: NDArray[np.bool_] = np.asarray(chosen[kept] == np.array(self.after, np.int64)[kept], np.bool_)

@@ -20,7 +20,7 @@ MOST_PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a picture becomes an input: resized, cropped to ``shape``, then pixels in [0, 1] * scale + offset.
+    """How a picture becomes an input: resized, cropped to ``shape``, pixels in [0, 1] times scale plus offset.
 
     ``shape`` is that of one sample, CxHxW or, with ``channels_last``, HxWxC; ``scale`` and ``offset`` hold one number or
     one a channel. ``name`` says in words where the numbers come from.

@@ -1,8 +1,8 @@
 """What to expect on real data, from models of which both figures were measured.
 
-The share of decisions that change on synthetic inputs is not the share that changes on real ones, but on measured models
-the one tells something of the other. A straight line through the log-odds of both is fitted, and its error on each model
-when that model is left out gives the interval. Without measurements, or far from them, there is no prediction.
+The share of decisions that change on synthetic inputs is not the share that changes on real ones, but over measured
+models the one tells something of the other. A straight line through the log-odds of both is fitted, and its error on
+each model when that model is left out gives the interval. Without measurements, or far from them, nothing is predicted.
 """
 
 from __future__ import annotations
