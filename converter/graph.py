@@ -159,7 +159,8 @@ def constant_tensor(node: NodeProto) -> TensorProto | None:
     if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
         for each in node.attribute:
             if each.name == "value" and each.type == AttributeProto.TENSOR:
-                return each.t
+                tensor: TensorProto = each.t
+                return tensor
     return None
 
 
@@ -188,7 +189,7 @@ class Initializers(Mapping[str, Array]):
 
     def element_type(self, name: str) -> int:
         """The ONNX element type of an initializer, without decoding it."""
-        return self._tensors[name].data_type
+        return int(self._tensors[name].data_type)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of an initializer, without decoding it."""

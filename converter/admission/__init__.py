@@ -69,7 +69,9 @@ def _open(source: str | Path | bytes | ModelProto, limits: Limits) -> tuple[Mode
 def _parse(data: bytes, limits: Limits) -> ModelProto:
     wire.scan(data, limits)
     try:
-        return ModelProto.FromString(data)
+        model = ModelProto()
+        model.ParseFromString(data)
+        return model
     except DecodeError as problem:
         raise InvalidModel(
             f"The file is not an ONNX model or is damaged ({wire.shorten(str(problem))}).",

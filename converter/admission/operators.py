@@ -131,7 +131,7 @@ def _check_attributes(node: NodeProto, schema: OpSchema) -> None:
             raise _misused(node, each.name, "refers to a function's attribute outside any function")
         if each.type in (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS):
             raise _misused(node, each.name, "is a sparse tensor")
-        if each.type != int(known.type.value):
+        if each.type != int(known.type):  # type: ignore[call-overload]
             raise _misused(node, each.name, "has the wrong type")
     for name, known in schema.attributes.items():
         if known.required and name not in seen:

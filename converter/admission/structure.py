@@ -240,8 +240,8 @@ def _order(graph: GraphProto, made: dict[str, NodeProto], given: frozenset[str])
         for name in reads:
             if name not in made:
                 raise InvalidModel(
-                    f"The node {name_of(node)!r} ({shorten(node.op_type)}) reads {shorten(name)!r}, which is neither an "
-                    "input, an initializer nor made by any node.",
+                    f"The node {name_of(node)!r} ({shorten(node.op_type)}) reads {shorten(name)!r}, which is no "
+                    "input and no initializer, and no node makes it.",
                     node=name_of(node),
                     operator=shorten(node.op_type),
                     tensor=shorten(name),

@@ -12,7 +12,7 @@ from converter.graph import subgraphs
 
 __all__ = ["tensors", "widen"]
 
-WIDENED = {
+WIDENED: dict[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
     TensorProto.DOUBLE: "float64",

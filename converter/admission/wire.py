@@ -24,7 +24,7 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 DIMS, DATA_TYPE, NAME, RAW_DATA, DATA_LOCATION = 1, 2, 8, 9, 14  # fields of TensorProto
 MOST_AXES = 32
 
-BITS = {  # of one element as raw_data stores it
+BITS: dict[int, int] = {  # of one element as raw_data stores it
     TensorProto.FLOAT: 32,
     TensorProto.UINT8: 8,
     TensorProto.INT8: 8,
@@ -90,7 +90,7 @@ def check_tensor_size(
     size = (elements * BITS.get(data_type, 8) + 7) // 8
     if raw_bytes is not None and not external and raw_bytes != size:
         raise InvalidModel(
-            f"The tensor {name!r} declares shape {shorten(str(dims))}, which is {size:,} bytes, but holds {raw_bytes:,}.",
+            f"The tensor {name!r} declares shape {shorten(str(dims))}, which is {size:,} bytes, but has {raw_bytes:,}.",
             tensor=name,
             field="raw_data",
             remedy="The file is damaged; export or download it again.",

@@ -52,7 +52,7 @@ class Affine:
 
 
 def fold_affine(model: ModelProto) -> tuple[ModelProto, Change, tuple[BatchNormStatistics, ...]]:
-    """BN, Mul, Add, Sub and Div per channel are part of the weights where they can be; the rest of BN is a convolution."""
+    """BN, Mul, Add, Sub and Div per channel are in the weights where they can be; other BN is a convolution."""
     folding = _Folding(Rewriting(model), Graph(model))
     for node in folding.rewriting.nodes:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and folding.rewriting.is_present(node):
@@ -199,10 +199,8 @@ class _Folding:
             return False
         wide = weight.astype(np.float64)
         if reader.op_type == "Conv":
-            padded = any(attribute(reader, "pads", [0])) or attribute(reader, "auto_pad", "NOTSET") not in (
-                "NOTSET",
-                "VALID",
-            )
+            padding = attribute(reader, "auto_pad", "NOTSET")
+            padded = padding not in ("NOTSET", "VALID") or (padding == "NOTSET" and any(attribute(reader, "pads", [])))
             group = attribute(reader, "group", 1)
             if padded or wide.shape[1] * group != affine.scale.size:
                 return False
@@ -249,11 +247,9 @@ class _Linear:
             return None
         weight = folding.rewriting.constant_input(node, 1)
         has_bias = len(node.input) > 2 and node.input[2] != ""
-        if (
-            weight is None
-            or weight.dtype != np.float32
-            or (has_bias and not folding.rewriting.is_constant(node.input[2]))
-        ):
+        if weight is None or weight.dtype != np.float32:
+            return None
+        if has_bias and not folding.rewriting.is_constant(node.input[2]):
             return None
         match node.op_type:
             case "Conv":
@@ -314,8 +310,7 @@ class _Linear:
 
 
 def _is_plain_gemm(node: NodeProto) -> bool:
-    factors = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
-    return factors
+    return bool(attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0)
 
 
 def per_channel(array: Vector, channels: int, rank: int, axis: int) -> Vector | None:

@@ -28,9 +28,8 @@ def _changes_nothing(node: NodeProto, graph: Graph, rewriting: Rewriting) -> boo
     if operator == "Identity":
         return True
     if operator == "Dropout":
-        mask_is_used = len(node.output) > 1 and (
-            rewriting.readers(node.output[1]) or node.output[1] in graph.output_names
-        )
+        mask = node.output[1] if len(node.output) > 1 else ""
+        mask_is_used = bool(mask) and (bool(rewriting.readers(mask)) or mask in graph.output_names)
         training = rewriting.constant_input(node, 2)
         inference = len(node.input) < 3 or not node.input[2] or (training is not None and not training.any())
         return not mask_is_used and inference
@@ -39,7 +38,7 @@ def _changes_nothing(node: NodeProto, graph: Graph, rewriting: Rewriting) -> boo
     source, result = graph.shapes.get(node.input[0]), graph.shapes.get(node.output[0])
     match operator:
         case "Cast":
-            return graph.element_types.get(node.input[0]) == attribute(node, "to")
+            return bool(graph.element_types.get(node.input[0]) == attribute(node, "to"))
         case "Pad":
             pads = rewriting.constant_input(node, 1)
             return pads is not None and not pads.any()
@@ -84,7 +83,7 @@ def _is_neutral(rewriting: Rewriting, node: NodeProto, neutral: float, shape: Sh
     other = rewriting.constant_input(node, 1)
     if other is None or other.size == 0 or shape is None or other.ndim > len(shape) or (other != neutral).any():
         return False
-    known = [size for size in shape[len(shape) - other.ndim :]]
+    known = shape[len(shape) - other.ndim :]
     return all(theirs in (1, ours) for theirs, ours in zip(other.shape, known, strict=True))
 
 

@@ -69,7 +69,7 @@ Adapter = Callable[[NodeProto, Upgrade], list[NodeProto]]
 
 
 def unify_opset(model: ModelProto) -> tuple[ModelProto, Change]:
-    """The model uses one opset from 17 to 21 (a newer one only if it must), an IR version to match, and no other domain."""
+    """The model uses one opset from 17 to 21, a newer one only if it must, with an IR version to match."""
     before = version = opset(model)
     count = 0
     if version < TARGET:

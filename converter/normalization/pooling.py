@@ -1,4 +1,4 @@
-"""The mean over all positions, which today's exporters write as ReduceMean, as the pooling that has an integer kernel."""
+"""The mean over all positions, which exporters write as ReduceMean, as the pooling that has an integer kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FARTHEST = 6  # nodes between a one-dimensional convolution and its pooling
 
 
 def restore_global_pooling(model: ModelProto) -> tuple[ModelProto, Change]:
-    """ReduceMean over every axis but batch and channels is GlobalAveragePool, followed by Squeeze if it dropped them."""
+    """ReduceMean over all positions is GlobalAveragePool, followed by Squeeze if it dropped their axes."""
     graph = Graph(model)
     rewriting = Rewriting(model)
     count = 0

@@ -1,4 +1,4 @@
-"""Gemm in the one form that onnxruntime has an integer kernel for: alpha = beta = 1, weight as (out, in), bias (out)."""
+"""Gemm in the form that onnxruntime has an integer kernel for: alpha = beta = 1, weight (out, in), bias (out)."""
 
 from __future__ import annotations
 

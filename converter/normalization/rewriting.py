@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from converter.graph import Array, captures, subgraphs, walk
 
@@ -107,26 +106,19 @@ class Rewriting:
     def add_constant(self, hint: str, array: Array) -> str:
         """The name of a new initializer with this value."""
         name = self.fresh(hint)
-        self.model.graph.initializer.append(
-            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-        )
-        self._tensors[name] = self.model.graph.initializer[-1]
+        self.make_constant(name, array)
         return name
 
     def set_constant(self, tensor: str, array: Array, reader: NodeProto) -> str:
         """The name under which ``reader`` finds the new value: the old one unless others read that too."""
         if self.sole_reader(tensor) is reader and list(reader.input).count(tensor) == 1:
-            self._tensors[tensor].CopyFrom(
-                numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), tensor)
-            )
+            self._tensors[tensor].CopyFrom(tensor_of(tensor, array))
             return tensor
         return self.add_constant(tensor, array)
 
     def make_constant(self, tensor: str, array: Array) -> None:
         """The tensor, so far made by a node that is about to be removed, becomes an initializer of the same name."""
-        self.model.graph.initializer.append(
-            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), tensor)
-        )
+        self.model.graph.initializer.append(tensor_of(tensor, array))
         self._tensors[tensor] = self.model.graph.initializer[-1]
 
     def set_inputs(self, node: NodeProto, inputs: Iterable[str]) -> None:
@@ -230,11 +222,6 @@ def _rename_captured(graph: GraphProto, old: str, new: str) -> None:
             value.name = new
 
 
-def make_node(operator: str, inputs: Iterable[str], output: str, name: str, **attributes: Any) -> NodeProto:
-    """A node of the standard domain with one output."""
-    return helper.make_node(operator, list(inputs), [output], name=name, **attributes)
-
-
-def element_count(tensor: TensorProto) -> int:
-    """How many elements an initializer has."""
-    return int(np.prod(tensor.dims, dtype=np.int64))
+def tensor_of(name: str, array: Array) -> TensorProto:
+    """The array as an initializer of this name."""
+    return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
