@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -114,7 +114,7 @@ class Keys:
         """Every key ever made, the newest last."""
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.created_at)).all()
-        return [_key_of(row._mapping) for row in rows]
+        return [_key_of(row) for row in rows]
 
     def revoke(self, id_or_prefix: str) -> Key | None:
         """The key works no longer; its jobs stay. None if there is no such key."""
@@ -123,7 +123,7 @@ class Keys:
             row = connection.execute(sa.select(table).where(named)).one_or_none()
             if row is None:
                 return None
-            key = _key_of(row._mapping)
+            key = _key_of(row)
             if key.revoked_at is None:
                 key = replace(key, revoked_at=now())
                 connection.execute(sa.update(table).where(named).values(revoked_at=key.revoked_at))
@@ -136,21 +136,21 @@ class Keys:
             row = connection.execute(sa.select(table).where(table.c.prefix == prefix)).one_or_none()
         if row is None or not hmac.compare_digest(row.sha256, _digest(secret)) or row.revoked_at is not None:
             return None
-        return _key_of(row._mapping)
+        return _key_of(row)
 
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
-def _key_of(row: Mapping[str, Any]) -> Key:
+def _key_of(row: sa.Row[Any]) -> Key:
     known = set(Allowance.__dataclass_fields__)
     return Key(
-        id=row["id"],
-        prefix=row["prefix"],
-        name=row["name"],
-        scopes=frozenset(map(Scope, row["scopes"])),
-        allowance=Allowance(**{name: value for name, value in row["quotas"].items() if name in known}),
-        created_at=row["created_at"],
-        revoked_at=row["revoked_at"],
+        id=row.id,
+        prefix=row.prefix,
+        name=row.name,
+        scopes=frozenset(map(Scope, row.scopes)),
+        allowance=Allowance(**{name: value for name, value in row.quotas.items() if name in known}),
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
     )
