@@ -55,6 +55,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main(arguments: list[str]) -> None:
     specification: dict[str, Any] = json.loads(arguments[0])
     die_with(specification["parent"])
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the worker's own mask, inherited
     level = confine(specification)
     print(json.dumps({"event": "sandbox", **level}), flush=True)
     if specification.get("unpack") is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -149,17 +150,21 @@ class Artefacts:
 
     # for the worker, on threads
 
-    def put_file(self, path: Path, key: str | None = None) -> Stored:
+    def put_open(self, file: io.BufferedReader | io.BytesIO, key: str | None = None) -> Stored:
         """The file's bytes are in the store, under ``key`` or else their content address."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-            file.seek(0)
-            stored = Stored(key or content_key(digest), digest, size)
-            with _translated(stored.key):
-                obstore.put(self._store, stored.key, file, chunk_size=PART, max_concurrency=2)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.tell()
+        file.seek(0)
+        stored = Stored(key or content_key(digest), digest, size)
+        with _translated(stored.key):
+            obstore.put(self._store, stored.key, file, chunk_size=PART, max_concurrency=2)
         self._settle(stored.key)
         return stored
+
+    def put_file(self, path: Path, key: str | None = None) -> Stored:
+        with path.open("rb") as file:
+            return self.put_open(file, key)
 
     def fetch(self, key: str, path: Path) -> None:
         """``path`` holds the object's bytes."""
