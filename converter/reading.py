@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from converter.errors import InvalidModel, UnsupportedModel
 from converter.execution import Operation, Program
 from converter.operators import select
 from converter.operators.casting import TORCH_TYPES
-from converter.operators.signatures import Operator, Parameter, Signature, signature_of
+from converter.operators.evaluated import EVALUATED, evaluated
+from converter.operators.signatures import GIVEN, REFUSALS, Operator, Parameter, Signature, Value, signature_of
 
 __all__ = ["read_model", "read_tensor"]
 
@@ -27,7 +29,8 @@ STANDARD = ("", "ai.onnx")
 def read_model(model: ModelProto) -> Program:
     """The model as a program; raises UnsupportedModel or InvalidModel naming what is in the way."""
     opset = _opset(model)
-    model = _inlined(model, opset)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
     for node in model.graph.node:
         if node.domain not in STANDARD:
             raise UnsupportedModel(
@@ -47,36 +50,6 @@ def _opset(model: ModelProto) -> int:
             remedy="Export it with an older opset.",
         )
     return opset
-
-
-def _inlined(model: ModelProto, opset: int) -> ModelProto:
-    """The model without functions: its own, and those ONNX defines for operators that are not in the table."""
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    missing = {
-        node.op_type
-        for node in _all_nodes(model.graph)
-        if node.domain in STANDARD and node.op_type != "Constant" and select(node.op_type, opset) is None
-    }
-    expandable = [("", name) for name in sorted(missing) if _has_function(name, opset)]
-    if expandable:
-        model = inliner.inline_selected_functions(model, expandable, inline_schema_functions=True)
-    return model
-
-
-def _has_function(name: str, opset: int) -> bool:
-    if not onnx.defs.has(name):
-        return False
-    schema = onnx.defs.get_schema(name, opset)
-    return schema.has_function or schema.has_context_dependent_function
-
-
-def _all_nodes(graph: GraphProto) -> Iterable[NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _all_nodes(attribute.g)
 
 
 class _Reader:
@@ -102,7 +75,7 @@ class _Reader:
             if node.op_type == "Constant":
                 constants[node.output[0]] = _constant(node, name)
             else:
-                operations.append(self._operation(node, name, frozenset(known)))
+                operations.append(self._operation(node, name, frozenset(known), constants))
             known.update(node.output)
         for each in graph.output:
             if each.name not in known:
@@ -119,9 +92,22 @@ class _Reader:
                     tensor=tensor,
                 )
 
-    def _operation(self, node: NodeProto, name: str, known: frozenset[str]) -> Operation:
+    def _operation(
+        self, node: NodeProto, name: str, known: frozenset[str], constants: Mapping[str, Value]
+    ) -> Operation:
         operator = self._versioned(node, name)
         function = select(node.op_type, self.opset)
+        if function is None and node.op_type in EVALUATED:
+            return Operation(
+                name=name,
+                operator=operator,
+                function=evaluated(node, self.opset),
+                inputs=tuple(node.input),
+                outputs=_trimmed(node.output),
+                attributes={},
+                readers=(None,) * len(node.input),
+                differentiable=False,
+            )
         if function is None:
             raise UnsupportedModel(
                 f"Node {name!r} uses the operator {operator}, which is not supported.", node=name, operator=operator
@@ -165,6 +151,7 @@ class _Reader:
                 operator=operator,
             )
         inputs += ("",) * (sum(each.required for each in signature.inputs) - len(inputs))
+        self._check_combinations(function, signature, inputs, {**attributes, **bodies}, constants, name, operator)
         return Operation(
             name=name,
             operator=operator,
@@ -175,6 +162,32 @@ class _Reader:
             readers=tuple(signature.reader(position) for position in range(len(inputs))),
             bodies=bodies,
         )
+
+    def _check_combinations(
+        self,
+        function: Operator,
+        signature: Signature,
+        inputs: tuple[str, ...],
+        attributes: Mapping[str, object],
+        constants: Mapping[str, Value],
+        name: str,
+        operator: str,
+    ) -> None:
+        """Refuses combinations of arguments that were not verified, as far as they are known before a run."""
+        if function not in REFUSALS:
+            return
+        known: dict[str, object] = {each.name: each.default for each in signature.attributes.values()}
+        for parameter, tensor in zip_longest(signature.inputs, inputs[: len(signature.inputs)], fillvalue=""):
+            value = constants.get(tensor, GIVEN) if tensor else parameter.default
+            known[parameter.name] = parameter.reader(value) if parameter.reader and isinstance(value, Tensor) else value
+        for refused in REFUSALS[function]:
+            if refused.applies({**known, **attributes}):
+                raise UnsupportedModel(
+                    f"Node {name!r}: {operator} with {refused.attribute} {refused.what} is not supported.",
+                    node=name,
+                    operator=operator,
+                    attribute=refused.attribute,
+                )
 
     def _versioned(self, node: NodeProto, name: str) -> str:
         """The operator's name and the version of its definition that holds at this opset."""

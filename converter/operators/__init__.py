@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from converter.operators import (
     activations,
     arithmetic,
+    attention,
     casting,
     control,
     convolution,
+    detection,
     indexing,
     logic,
     normalization,
@@ -18,6 +20,7 @@ from converter.operators import (
     reductions,
     resizing,
     shape,
+    signal,
 )
 from converter.operators.signatures import Operator
 
@@ -26,9 +29,11 @@ __all__ = ["TABLE", "select"]
 FAMILIES = (
     activations,
     arithmetic,
+    attention,
     casting,
     control,
     convolution,
+    detection,
     indexing,
     logic,
     normalization,
@@ -37,6 +42,7 @@ FAMILIES = (
     reductions,
     resizing,
     shape,
+    signal,
 )
 
 TABLE: Mapping[str, Operator | Mapping[int, Operator]] = {

@@ -14,7 +14,7 @@ A keyword-only parameter named ``output_count`` is not an attribute: it receives
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -22,7 +22,22 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 import torch
 from torch import Tensor
 
-__all__ = ["Body", "Floats", "Ints", "Number", "Operator", "Parameter", "Reader", "Signature", "Value", "signature_of"]
+__all__ = [
+    "REFUSALS",
+    "Body",
+    "Floats",
+    "Ints",
+    "Known",
+    "Number",
+    "Operator",
+    "Parameter",
+    "Reader",
+    "Refused",
+    "Signature",
+    "Value",
+    "refuses",
+    "signature_of",
+]
 
 Ints: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = tuple[float, ...]
@@ -31,8 +46,32 @@ Value: TypeAlias = Any  # a tensor, a sequence (list) of tensors, or None for an
 Body: TypeAlias = Callable[..., tuple[Value, ...]]
 Operator: TypeAlias = Callable[..., Any]
 Reader: TypeAlias = Callable[[Tensor], object]
+Known: TypeAlias = Mapping[str, object]  # arguments by name; GIVEN for a tensor that only a run will show
 
 OUTPUT_COUNT = "output_count"
+GIVEN = object()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A combination of arguments that is not verified."""
+
+    attribute: str
+    applies: Callable[[Known], bool]
+    what: str
+
+
+REFUSALS: dict[Operator, tuple[Refused, ...]] = {}
+
+
+def refuses(attribute: str, applies: Callable[[Known], bool], what: str) -> Callable[[Operator], Operator]:
+    """The operator with a combination of arguments for which models are refused, before anything runs."""
+
+    def register(function: Operator) -> Operator:
+        REFUSALS[function] = (*REFUSALS.get(function, ()), Refused(attribute, applies, what))
+        return function
+
+    return register
 
 
 def _many(tensor: Tensor) -> tuple[Number, ...]:
@@ -62,6 +101,7 @@ class Parameter:
     reader: Reader | None  # of an input that is wanted as a Python constant
     verified: tuple[object, ...] | None  # the values of an attribute that are known to be right, None for any
     required: bool
+    default: object
     boolean: bool
 
 
@@ -102,6 +142,7 @@ def _parameter(parameter: inspect.Parameter, annotation: object) -> Parameter:
         reader=READERS.get(kind),
         verified=get_args(kind) if get_origin(kind) is Literal else None,
         required=parameter.default is parameter.empty,
+        default=None if parameter.default is parameter.empty else parameter.default,
         boolean=kind is bool,
     )
 
