@@ -5,29 +5,24 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 import converter.cli
+import service.keyring
 from converter.console import DONE, run
-from converter.errors import InvalidOption
 from converter.options import Method, Precision, Target
 from converter.outputs import Outputs, existing_model
-
-if TYPE_CHECKING:
-    from service.settings import Settings
+from service.keyring import DatabaseUrl, DataDir, settings_of
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=converter.cli.app.info.help)
 app.command()(converter.cli.convert)
 app.command()(converter.cli.inspect)
-keys = typer.Typer(no_args_is_help=True, help="The API keys of a service.")
-app.add_typer(keys, name="keys")
+app.add_typer(service.keyring.app, name="keys")
 
-DataDir = Annotated[Path | None, typer.Option(help="Where database and results are kept.")]
-DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///PATH or postgresql://USER@HOST/NAME")]
 StoreUrl = Annotated[str | None, typer.Option(help="file:///FOLDER or s3://BUCKET/PREFIX")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
 
@@ -64,7 +59,7 @@ def serve(
 
     Every other setting is an environment variable ZSQ_..., see the README.
     """
-    settings = _settings(
+    settings = settings_of(
         host=host, port=port, data_dir=data_dir, database_url=database_url, store_url=store_url, auth=auth,
         worker=workers > 0, worker_concurrency=worker_concurrency, keep_days=keep_days, log_level=log_level,
     )  # fmt: skip
@@ -84,7 +79,7 @@ def worker(
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> int:
     """Run one more worker for the same database and store."""
-    settings = _settings(
+    settings = settings_of(
         data_dir=data_dir, database_url=database_url, store_url=store_url, worker_concurrency=worker_concurrency,
         log_level=log_level,
     )  # fmt: skip
@@ -148,20 +143,6 @@ def demo(
 
     print(demonstrate(folder))
     return DONE
-
-
-def _settings(**given: Any) -> Settings:
-    """The settings of the environment, overruled by those given; raises InvalidOption naming the one that is wrong."""
-    from pydantic import ValidationError
-
-    from service.settings import Settings
-
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise InvalidOption(f"The setting {name} is wrong: {first['msg']}.", field=name) from problem
 
 
 def main() -> int:

@@ -1,0 +1,125 @@
+"""``zsq keys``: who may use a service that is reachable from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from converter.cli import AsJson
+from converter.console import DONE, emit
+from converter.errors import InvalidOption, Refusal
+
+if TYPE_CHECKING:
+    from service.auth import Key, Keys
+    from service.settings import Settings
+
+__all__ = ["app", "settings_of"]
+
+app = typer.Typer(no_args_is_help=True, help="The API keys of a service.")
+
+DataDir = Annotated[Path | None, typer.Option(help="Where database and results are kept.")]
+DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///PATH or postgresql://USER@HOST/NAME")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is, for your own eyes.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="convert, read or admin (sees the jobs of all); repeatable.  [default: convert and read]"),
+    ] = None,
+    active: Annotated[int | None, typer.Option(min=1, help="Most jobs waiting or running at once.")] = None,
+    per_day: Annotated[int | None, typer.Option(min=1, help="Most jobs a day.")] = None,
+    stored_bytes: Annotated[int | None, typer.Option(min=1, help="Most bytes kept.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Most requests a minute.")] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make a key; it is shown this once and kept only as a hash."""
+    from service.auth import Allowance, Scope
+
+    unknown = set(scope or ()) - set(Scope)
+    if unknown:
+        raise InvalidOption(f"There is no scope {unknown.pop()!r}; there are {', '.join(Scope)}.", field="scope")
+    allowance = Allowance(active, per_day, stored_bytes, requests_per_minute)
+    with _keys(data_dir, database_url) as keys:
+        made = keys.create(name, map(Scope, scope or ("convert", "read")), allowance)
+    if as_json:
+        emit({**_facts(made.key), "secret": made.secret})
+    else:
+        print(f"{made.secret}\nThis is the only time the key is shown. {_line(made.key)}")
+    return DONE
+
+
+@app.command("list")
+def list_keys(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: AsJson = False) -> int:
+    """Show every key ever made, never the secret part."""
+    with _keys(data_dir, database_url) as keys:
+        for key in keys.list():
+            if as_json:
+                emit(_facts(key))
+            else:
+                print(_line(key))
+    return DONE
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(help="Its id, or the part of it that is shown in the list.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> int:
+    """End a key at once; the jobs made with it stay."""
+    with _keys(data_dir, database_url) as keys:
+        revoked = keys.revoke(key)
+    if revoked is None:
+        raise InvalidOption(f"There is no key {key}.", remedy="See zsq keys list.")
+    print(_line(revoked))
+    return DONE
+
+
+def settings_of(**given: Any) -> Settings:
+    """The settings of the environment, overruled by those given; raises InvalidOption naming the one that is wrong."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        why = first["msg"].removeprefix("Value error, ")
+        raise InvalidOption(f"The setting {name} is wrong: {why}.", field=name) from problem
+
+
+@contextlib.contextmanager
+def _keys(data_dir: Path | None, database_url: str | None) -> Iterator[Keys]:
+    from sqlalchemy.exc import OperationalError
+
+    from service.auth import Keys
+    from service.database import Database
+
+    database = Database(settings_of(data_dir=data_dir, database_url=database_url))
+    try:
+        database.migrate()
+        yield Keys(database)
+    except OperationalError as problem:
+        raise Refusal(f"The database does not answer: {problem.orig}.", remedy="Check --database-url.") from problem
+    finally:
+        database.dispose()
+
+
+def _facts(key: Key) -> dict[str, Any]:
+    when = {"created": key.created_at.isoformat(), "revoked": key.revoked_at and key.revoked_at.isoformat()}
+    return {"id": key.id, "prefix": key.prefix, "name": key.name, "scopes": sorted(key.scopes), **when}
+
+
+def _line(key: Key) -> str:
+    until = f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "valid"
+    return f"{key.prefix}  {','.join(sorted(key.scopes)):12}  {key.created_at:%Y-%m-%d %H:%M}  {until}  {key.name}"
