@@ -133,8 +133,8 @@ def skeleton(model: ModelProto, largest: int = BIG) -> ModelProto:
     graph, source = light.graph, model.graph
     graph.name = source.name or "graph"
     initialized = {tensor.name for tensor in source.initializer}
-    graph.input.extend(value for value in source.input if value.name not in initialized)
-    graph.output.extend(source.output)
+    graph.input.extend(_without_vague_symbols(value) for value in source.input if value.name not in initialized)
+    graph.output.extend(_without_shape(value) for value in source.output)  # the graph says more than its label
     for tensor in source.initializer:
         _add_light(graph, tensor, tensor.name, largest)
     for node in source.node:
@@ -144,6 +144,25 @@ def skeleton(model: ModelProto, largest: int = BIG) -> ModelProto:
         else:
             _add_light(graph, value, node.output[0], largest)
     return light
+
+
+def _without_vague_symbols(value: ValueInfoProto) -> ValueInfoProto:
+    """The input without symbols that stand on several of its axes: an exporter's "?", not a claim that they agree."""
+    copied = ValueInfoProto()
+    copied.CopyFrom(value)
+    dims = copied.type.tensor_type.shape.dim
+    symbols = [dim.dim_param for dim in dims]
+    for dim in dims:
+        if dim.dim_param and symbols.count(dim.dim_param) > 1:
+            dim.ClearField("dim_param")
+    return copied
+
+
+def _without_shape(value: ValueInfoProto) -> ValueInfoProto:
+    copied = ValueInfoProto()
+    copied.CopyFrom(value)
+    copied.type.tensor_type.ClearField("shape")
+    return copied
 
 
 def _add_light(graph: GraphProto, tensor: TensorProto, name: str, largest: int) -> None:
@@ -229,6 +248,9 @@ class Graph:
         """Element type and shape of every tensor that shape inference can tell something about."""
         inferred = shape_inference.infer_shapes(skeleton(self.model), data_prop=True).graph
         found = {value.name: describe_value(value) for value in (*inferred.value_info, *inferred.output)}
+        for value in self.outputs:
+            if value.name not in found or found[value.name].shape is None:
+                found[value.name] = value
         found |= {value.name: value for value in self.inputs}
         for name in self.initializers:
             shape = self.initializers.shape(name)

@@ -96,7 +96,7 @@ def _count(shape: Shape) -> int:
 
 
 def fold_shapes(model: ModelProto) -> tuple[ModelProto, Change]:
-    """Shape arithmetic over known sizes is constant, and a Reshape to one unknown size says -1 for it."""
+    """Shape arithmetic over known sizes is constant, and Reshape and Expand say in constants what they leave open."""
     vectors = ShapeVectors(Graph(model))
     rewriting = Rewriting(model)
     count = 0
@@ -107,8 +107,8 @@ def fold_shapes(model: ModelProto) -> tuple[ModelProto, Change]:
             rewriting.remove(node)
             rewriting.make_constant(result, vectors.array(result))
             count += 1
-        elif node.op_type == "Reshape" and not rewriting.is_constant(node.input[1]):
-            target = vectors.reshape_target(node)
+        elif node.op_type in ("Reshape", "Expand") and not rewriting.is_constant(node.input[1]):
+            target = vectors.reshape_target(node) if node.op_type == "Reshape" else vectors.expand_target(node)
             if target is not None:
                 name = rewriting.add_constant(f"{node.input[1]}_constant", np.array(target, np.int64))
                 rewriting.set_inputs(node, [node.input[0], name])
@@ -160,6 +160,9 @@ class ShapeVectors:
                 start, end = attribute(node, "start", 0), attribute(node, "end")
                 self._set(result, shape[start:end])
             return
+        if operator == "Where":
+            self._choose(node, result)
+            return
         if operator == "Concat":
             parts = [self._get(name) for name in node.input]
             if all(part is not None for part in parts) and self._scalars.isdisjoint(node.input):
@@ -186,6 +189,16 @@ class ShapeVectors:
                 self._slice(node, source, result)
             case "Add" | "Sub" | "Mul" | "Div":
                 self._calculate(node, source, result)
+
+    def _choose(self, node: NodeProto, result: str) -> None:
+        """Where(sizes == -1, others, sizes), as exporters write "-1 keeps the size": sizes are never -1."""
+        test = self.graph.producer(node.input[0])
+        sizes = self._get(node.input[2])
+        if test is None or test.op_type != "Equal" or sizes is None or node.input[2] not in test.input:
+            return
+        other = self._get(test.input[1 - list(test.input).index(node.input[2])])
+        if other is not None and set(other) == {-1} and all(size != -1 for size in sizes):
+            self._set(result, sizes)
 
     def _gather(self, node: NodeProto, source: Shape, result: str) -> None:
         indices = self._get(node.input[1])
@@ -216,6 +229,21 @@ class ShapeVectors:
                 self._set(result, (a * b,), scalar)
             case "Div", int(a), int(b) if b:
                 self._set(result, (int(a / b) if abs(a) < 2**52 else a // b,), scalar)
+
+    def expand_target(self, node: NodeProto) -> tuple[int, ...] | None:
+        """The target of an Expand with 1, which changes nothing, for every size that the source already has."""
+        target, source = self.known.get(node.input[1]), self.graph.shapes.get(node.input[0])
+        if target is None or source is None or len(target) < len(source) or node.input[1] in self._scalars:
+            return None
+        sizes: list[int] = []
+        for size, old in zip(target, (None,) * (len(target) - len(source)) + source, strict=True):
+            if isinstance(size, int):
+                sizes.append(size)
+            elif size is not None and size == old:
+                sizes.append(1)
+            else:
+                return None
+        return tuple(sizes)
 
     def reshape_target(self, node: NodeProto) -> tuple[int, ...] | None:
         """The target of a Reshape with 0 for "as before" and at most one -1 for what is not a number."""
