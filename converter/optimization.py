@@ -1,0 +1,128 @@
+"""All that is decided about the integer model before onnxruntime writes it: ranges, float nodes, weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from onnx import ModelProto
+from torch import Tensor
+
+from converter.calibration import Observer, RangeRule, observe, tensors
+from converter.correction import Correction, Settings, apply_correction, correct
+from converter.graph import Graph, attribute
+from converter.inputs import Feeds
+from converter.options import Options, Step
+from converter.placement import Placement, place, quantized_tensors
+from converter.precision import choose_precision
+from converter.quantization import Plan, Range
+from converter.reconstruction import Reconstruction
+from converter.sensitivity import Damage, measure_damage
+
+__all__ = ["Optimized", "optimize", "sizes"]
+
+JUDGED = 8  # samples whose gradients weigh the damage
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """The float model with rounded weights and corrected biases, the plan for its integers, and the reasons."""
+
+    model: ModelProto
+    plan: Plan
+    placement: Placement
+    damage: Mapping[str, Damage]
+    correction: Correction
+    observed: Mapping[str, Observer]
+
+
+def optimize(
+    model: ModelProto,
+    network: Reconstruction,
+    graph: Graph,
+    calibration: Sequence[Feeds],
+    options: Options,
+    progress: Callable[[float, str], None],
+) -> Optimized:
+    """The plan of the integer model, from batches of calibration inputs."""
+    elements = sizes(network, graph, calibration[0])
+    everything = place(graph, {})
+    shared = quantized_tensors(graph, everything.nodes)
+    providers = sorted(set(shared.values()))
+    observed = observe(network, providers, calibration)
+    progress(0.25, "ranges observed")
+    ranges = {name: _stated_bounds(name, graph, observed[name].range(RangeRule.MINMAX)) for name in providers}
+    damage = measure_damage(
+        network, ranges, _judged_outputs(graph), [tensors(feeds) for feeds in _first(calibration, JUDGED)], options.seed
+    )
+    progress(0.5, "damage of each rounding measured")
+    search = Step.RANGE_SEARCH not in options.skip
+    if search:
+        ranges = {name: damage[name].best[1] for name in providers}
+    harm = {name: damage[source].best[0] if search else damage[source].of() for name, source in shared.items()}
+    placement = everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, {})
+    rounded = quantized_tensors(graph, placement.nodes)
+    chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
+    correction = correct(
+        network,
+        graph,
+        placement.nodes,
+        chosen,
+        [tensors(feeds) for feeds in calibration],
+        Settings(compensate=Step.ROUNDING not in options.skip, correct_bias=Step.BIAS_CORRECTION not in options.skip),
+        lambda share: progress(0.5 + 0.5 * share, "weights rounded and biases corrected"),
+    )
+    plan = Plan(placement.nodes, chosen, correction.grids, options.target)
+    return Optimized(apply_correction(model, correction), plan, placement, damage, correction, observed)
+
+
+def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]:
+    """The number of elements of every float tensor of the main graph for one sample."""
+    found: dict[str, int] = {}
+
+    def look(name: str) -> Callable[[Tensor], Tensor]:
+        def note(value: Tensor) -> Tensor:
+            found[name] = value.numel() // max(value.shape[0] if value.dim() else 1, 1)
+            return value
+
+        return note
+
+    names = [name for node in graph.nodes for name in node.output if name]
+    with torch.no_grad():
+        network.run(tensors(feeds), names[-1:] + [each.name for each in graph.outputs], edit={name: look(name) for name in names})
+    return found
+
+
+def _judged_outputs(graph: Graph) -> list[str]:
+    """The outputs that damage is measured at: scores before their softmax or sigmoid, whose saturation hides damage."""
+    names = []
+    for output in graph.outputs:
+        node = graph.producer(output.name)
+        saturating = node is not None and node.op_type in ("Softmax", "Sigmoid", "LogSoftmax")
+        names.append(node.input[0] if saturating and node is not None else output.name)
+    return names
+
+
+def _first(calibration: Sequence[Feeds], samples: int) -> list[Feeds]:
+    """The first batches with about that many samples, spread over all of them."""
+    size = max((len(value) for value in calibration[0].values() if value.ndim), default=1)
+    wanted = max(samples // max(size, 1), 1)
+    stride = max(len(calibration) // wanted, 1)
+    return list(calibration[::stride][:wanted])
+
+
+def _stated_bounds(name: str, graph: Graph, observed: Range) -> Range:
+    """The bounds that the graph itself states for a tensor, else what was observed."""
+    node = graph.producer(name)
+    if node is None:
+        return observed
+    if node.op_type in ("Sigmoid", "Softmax", "HardSigmoid"):
+        return Range(0.0, 1.0, "stated by the graph")
+    if node.op_type == "Clip":
+        bounds = [graph.initializers.get(each) if each else None for each in (*node.input[1:3], "", "")[:2]]
+        low = float(bounds[0].item()) if bounds[0] is not None else float(attribute(node, "min", -torch.inf))
+        high = float(bounds[1].item()) if bounds[1] is not None else float(attribute(node, "max", torch.inf))
+        if observed.high > high / 2 and high != torch.inf:  # an activation that never nears its bound would waste codes
+            return Range(max(low, min(observed.low, 0.0)), high, "stated by the graph")
+    return observed

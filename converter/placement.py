@@ -1,0 +1,179 @@
+"""Decides which nodes run on integers: kernels that exist, islands that pay, and a price for each choice.
+
+A node is worth quantizing when onnxruntime has an integer kernel for it and its neighbours keep their tensors in integers;
+a lone QuantizeLinear -> float kernel -> DequantizeLinear island only costs time and accuracy (shared findings 3.4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from converter.graph import Graph, attribute
+from converter.quantization import FLOAT_OUTPUT
+
+__all__ = ["Placement", "candidates", "estimate_cost", "multiply_adds", "place", "quantized_tensors", "weight_of", "weighted_nodes"]
+
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+PASSING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "MaxPool"})
+ARITHMETIC = frozenset({"Add", "Mul", "Concat", "LeakyRelu", "Sigmoid", "AveragePool", "GlobalAveragePool"})
+MERGED = frozenset({"Relu", "Clip"})  # vanish into the range of the convolution before them
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The nodes that run on integers, and why each other node that could have does not."""
+
+    nodes: frozenset[str]
+    kept_float: Mapping[str, str]
+
+
+def weight_of(node: NodeProto, graph: Graph) -> tuple[str, int] | None:
+    """The constant weight of a Conv, Gemm or MatMul and the axis of its output channels, or None."""
+    if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in graph.initializers:
+        return None
+    weight = graph.initializers[node.input[1]]
+    if weight.dtype != np.float32:
+        return None
+    match node.op_type:
+        case "Conv":
+            return (node.input[1], 0) if weight.ndim in (3, 4) else None
+        case "Gemm":
+            return node.input[1], 0 if attribute(node, "transB", 0) else 1
+    return (node.input[1], 1) if weight.ndim == 2 else None
+
+
+def _runs_on_integers(node: NodeProto, graph: Graph) -> bool:
+    """Whether onnxruntime's CPU provider has an integer kernel for this very node."""
+    if node.op_type in WEIGHTED:
+        return weight_of(node, graph) is not None and _plain(node, graph)
+    if node.op_type == "Resize":
+        return attribute(node, "mode", "nearest") == "nearest"
+    if node.op_type == "AveragePool":
+        return not attribute(node, "ceil_mode", 0) and len(graph.shapes.get(node.input[0]) or ()) == 4
+    return node.op_type in PASSING | ARITHMETIC | MERGED
+
+
+def _plain(node: NodeProto, graph: Graph) -> bool:
+    bias_constant = len(node.input) < 3 or not node.input[2] or node.input[2] in graph.initializers
+    if node.op_type == "Gemm":
+        unscaled = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
+        return unscaled and not attribute(node, "transA", 0) and bias_constant
+    return bias_constant
+
+
+def quantized_tensors(graph: Graph, nodes: frozenset[str]) -> dict[str, str]:
+    """Every activation that gets a QuantizeLinear when ``nodes`` run on integers, and the tensor whose range it shares.
+
+    Relu and Clip after a convolution vanish into the range of their output, so the convolution's own output is no
+    tensor of the integer model; operators that only move values around keep the range of what they move.
+    """
+    found: dict[str, str] = {}
+    merged = {node.input[0] for node in graph.nodes if node.name in nodes and node.op_type in MERGED and _merges(node, graph)}
+    for node in graph.nodes:
+        if node.name not in nodes:
+            continue
+        reads = [node.input[0]] if node.op_type in WEIGHTED | PASSING | MERGED | {"Resize"} else list(node.input)
+        for tensor in reads:
+            if tensor and tensor not in graph.initializers and tensor not in merged:
+                found.setdefault(tensor, tensor)
+        if node.op_type in FLOAT_OUTPUT:
+            continue
+        for tensor in node.output:
+            if tensor and tensor not in merged:
+                shares = node.op_type in PASSING | {"Resize", "AveragePool"}
+                found[tensor] = found[node.input[0]] if shares else tensor
+    return found
+
+
+def _merges(node: NodeProto, graph: Graph) -> bool:
+    producer = graph.producer(node.input[0])
+    return producer is not None and len(graph.consumers(node.input[0])) == 1 and node.input[0] not in graph.output_names
+
+
+def weighted_nodes(graph: Graph) -> tuple[NodeProto, ...]:
+    """The nodes with weights worth quantizing, in topological order."""
+    return tuple(node for node in graph.nodes if node.op_type in WEIGHTED and _runs_on_integers(node, graph))
+
+
+def candidates(graph: Graph) -> frozenset[str]:
+    """The names of all nodes that have integer kernels."""
+    return frozenset(node.name for node in graph.nodes if _runs_on_integers(node, graph))
+
+
+def place(graph: Graph, kept_float: Mapping[str, str]) -> Placement:
+    """The largest set of nodes without useless islands that leaves ``kept_float`` (node to reason) in float.
+
+    A weighted node needs nothing. Any other node stays only while every tensor it reads is written by an integer node
+    and some integer node reads what it writes: the fixed point of removing those that fail.
+    """
+    chosen = {name for name in candidates(graph) if name not in kept_float}
+    dropped = dict(kept_float)
+    changed = True
+    while changed:
+        changed = False
+        for node in graph.nodes:
+            if node.name in chosen and node.op_type not in WEIGHTED and (reason := _island(node, graph, chosen)):
+                chosen.remove(node.name)
+                dropped.setdefault(node.name, reason)
+                changed = True
+    return Placement(frozenset(chosen), dropped)
+
+
+def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:
+    """Why this node would be an island, or None."""
+    data = [node.input[0]] if node.op_type in PASSING | MERGED | {"Resize"} else list(node.input)
+    for tensor in data:
+        if not tensor or tensor in graph.initializers:
+            if node.op_type in ("Add", "Mul") and tensor in graph.initializers:
+                return "adds or multiplies a constant, which costs a rounding and saves nothing"
+            continue
+        producer = graph.producer(tensor)
+        if producer is None or producer.name not in chosen or producer.op_type in ("Gemm", "MatMul"):
+            return "reads a float tensor"
+    if node.op_type in MERGED:
+        producer = graph.producer(node.input[0])
+        if producer is not None and producer.op_type == "Conv" and len(graph.consumers(node.input[0])) == 1:
+            return None
+    readers = [reader for output in node.output for reader in graph.consumers(output)]
+    if not any(reader.name in chosen for reader in readers):
+        return "only float nodes read its result"
+    return None
+
+
+def multiply_adds(node: NodeProto, graph: Graph, elements: Mapping[str, int]) -> int:
+    """Multiply-adds of one weighted node for one sample; ``elements`` is the size of one sample of each tensor."""
+    found = weight_of(node, graph)
+    if found is None:
+        return 0
+    name, axis = found
+    shape = graph.initializers.shape(name)
+    return elements.get(node.output[0], 0) * math.prod(shape) // max(shape[axis], 1)
+
+
+def estimate_cost(node: NodeProto, graph: Graph, elements: Mapping[str, int], integer: bool) -> float:
+    """Microseconds, roughly, on one thread of an x64 core with VNNI; only ratios matter.
+
+    Fitted to onnxruntime 1.31's profile of MobileNetV1, ResNet and SqueezeNet (tests/bench/RESULTS.md): dense float
+    convolutions reach 100 multiply-adds a nanosecond and integer ones 300, but an integer convolution over fewer than 8
+    input channels gathers its patches one by one, and a depthwise one over fewer than 16 leaves its vectors empty.
+    """
+    found = weight_of(node, graph)
+    size = sum(elements.get(name, 0) for name in node.output)
+    if found is None:
+        return size * (0.1e-3 if integer else 0.2e-3)
+    shape = graph.initializers.shape(found[0])
+    macs = multiply_adds(node, graph, elements)
+    if node.op_type != "Conv":
+        return macs / (300e3 if integer else 100e3)
+    channels, per_group, kernel = shape[0], shape[1], math.prod(shape[2:])
+    if per_group == 1 and channels > 1:
+        return size * ((1.6e-3 if channels < 16 else 0.35e-3) if integer else 0.3e-3)
+    gathered = size // channels * per_group * kernel if kernel > 1 else 0
+    if integer:
+        return macs / 300e3 + gathered * (0.5e-3 if per_group < 8 else 0.05e-3)
+    return macs / (100e3 if per_group >= 8 else 40e3)

@@ -1,0 +1,184 @@
+"""Hands our ranges, weight grids and choice of nodes to onnxruntime's static quantizer, and reads back what it made of them.
+
+Everything is decided before: ``quantize_static`` receives a calibration cache with our ranges instead of running its own
+calibrators, whose histograms are unbounded or broken (shared findings: entropy through ``quantize_static`` is min/max,
+percentile keeps every intermediate of every sample in memory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
+
+from converter.errors import VerificationFailed
+from converter.options import Target
+
+__all__ = ["Plan", "QuantizedTensor", "Range", "WeightGrid", "quantize", "quantized_activations"]
+
+FLOAT_OUTPUT = ("MatMul", "Gemm")  # onnxruntime has kernels from integers to float for these: no rounding of their outputs
+WEIGHT_TYPES = {4: QuantType.QInt4, 8: QuantType.QInt8}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The interval of real numbers that the codes of a tensor cover, and how it was chosen."""
+
+    low: float
+    high: float
+    method: str
+
+    def widened(self) -> Range:
+        """The same range with zero in it and a width above zero, as an affine grid needs."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        return Range(low, high if high - low > 1e-8 else low + 1e-8, self.method)
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """Symmetric per-channel steps of one weight along ``axis``; the weight handed over lies on this grid already."""
+
+    scale: NDArray[np.float32]  # [channels]
+    axis: int
+    bits: int = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the integer model besides the float model itself."""
+
+    nodes: frozenset[str]
+    ranges: Mapping[str, Range]
+    weights: Mapping[str, WeightGrid] = field(default_factory=dict)
+    target: Target = Target.X64_VNNI
+    activation_bits: int = 8
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """One QuantizeLinear of the result: tensors that share ``scale_name`` share one range."""
+
+    tensor: str
+    scale_name: str
+
+
+def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None) -> ModelProto:
+    """The QDQ model in which exactly ``plan.nodes`` are quantized, with the plan's ranges and weight grids.
+
+    Raises VerificationFailed when a tensor that needs a range has none.
+    """
+    eight_bit = QuantType.QInt8 if plan.target is Target.ARM64 else QuantType.QUInt8
+    overrides: dict[str, list[dict[str, object]]] = {
+        name: [
+            {"axis": grid.axis, "scale": np.float32(scale), "zero_point": np.int8(0), "quant_type": WEIGHT_TYPES[grid.bits]}
+            for scale in grid.scale
+        ]
+        for name, grid in plan.weights.items()
+    }
+    operators = sorted({node.op_type for node in model.graph.node if node.name in plan.nodes})
+    if not operators:
+        return model
+    with tempfile.TemporaryDirectory(prefix="zsq-") as folder, _quiet():
+        cache, target = Path(folder, "ranges.json"), Path(folder, "int8.onnx")
+        ranges = {name: each.widened() for name, each in plan.ranges.items()}
+        for node in model.graph.node:  # what a Relu or Clip swallows has its range
+            if node.op_type in ("Relu", "Clip") and node.output[0] in ranges:
+                ranges.setdefault(node.input[0], ranges[node.output[0]])
+        save_tensors_data(
+            TensorsData(
+                CalibrationMethod.MinMax,
+                {
+                    name: TensorData(lowest=np.array(each.low, np.float32), highest=np.array(each.high, np.float32))
+                    for name, each in ranges.items()
+                },
+            ),
+            cache,
+        )
+        try:
+            quantize_static(
+                model,
+                target,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=operators,
+                per_channel=True,
+                reduce_range=plan.target is Target.X64,
+                activation_type=eight_bit,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=sorted(plan.nodes),
+                calibrate_method=CalibrationMethod.MinMax,
+                extra_options={
+                    "TensorQuantOverrides": overrides,
+                    "OpTypesToExcludeOutputQuantization": list(FLOAT_OUTPUT),
+                },
+                calibration_cache_path=cache,
+            )
+        except ValueError as problem:
+            raise VerificationFailed(f"onnxruntime's quantizer refused the plan: {problem}") from problem
+        quantized = onnx.load(target)
+    return _tidied(quantized, model)
+
+
+@contextlib.contextmanager
+def _quiet() -> contextlib.AbstractContextManager[None]:  # type: ignore[misc]
+    """onnxruntime's quantizer prints and logs advice that is meant for its direct users."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _tidied(quantized: ModelProto, source: ModelProto) -> ModelProto:
+    """The result with only the opset imports it uses, the source's IR version where that suffices, and stable metadata."""
+    used = {node.domain or "" for node in quantized.graph.node}
+    imports = [entry for entry in quantized.opset_import if (entry.domain or "") in used or entry.domain == ""]
+    del quantized.opset_import[:]
+    quantized.opset_import.extend(imports)
+    quantized.ir_version = max(source.ir_version, 10 if max(i.version for i in imports) >= 21 else 8)
+    quantized.producer_name, quantized.producer_version = "zsq", ""
+    del quantized.graph.value_info[:]
+    return quantized
+
+
+def quantized_activations(quantized: ModelProto) -> dict[str, QuantizedTensor]:
+    """Every activation that passes through QuantizeLinear, by its name in the float model."""
+    suffix = "_QuantizeLinear_Input"
+    found = {}
+    for node in quantized.graph.node:
+        if node.op_type == "QuantizeLinear":
+            name = node.input[0].removesuffix(suffix)
+            found[name] = QuantizedTensor(name, node.input[1])
+    return found
+
+
+def weight_values(quantized: ModelProto) -> dict[str, NDArray[np.float32]]:
+    """The float values that each quantized weight stands for, by its name in the float model."""
+    initializers = {each.name: each for each in quantized.graph.initializer}
+    values = {}
+    for node in quantized.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in initializers:
+            continue
+        codes = numpy_helper.to_array(initializers[node.input[0]]).astype(np.float32)
+        scale = numpy_helper.to_array(initializers[node.input[1]])
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        if scale.ndim == 1:
+            scale = scale.reshape([-1 if each == axis % codes.ndim else 1 for each in range(codes.ndim)])
+        values[node.output[0].removesuffix("_DequantizeLinear_Output")] = codes * scale
+    return values

@@ -1,0 +1,104 @@
+"""Calibration data from the network alone: one table of methods, each a function of the same problem.
+
+A method takes a ``Problem`` and returns raw samples of every input; adding one is registering it in ``METHODS``. Every
+method is seeded. How many gradient steps fit the time budget is decided from the network's size, not from a clock, so that
+a slower machine takes longer and gets the same result; only far beyond the budget does the clock end a method early.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converter.errors import InvalidOption
+from converter.inputs import Feeds, InputPlan, assemble, batch_limit, draw
+from converter.options import Method
+from converter.synthesis.automatic import approach_classes
+from converter.synthesis.problem import Problem, Samples
+
+__all__ = ["METHODS", "Problem", "Samples", "Synthesis", "batches", "synthesize"]
+
+Raw = dict[str, NDArray[Any]]
+CLASS_SHARE = 3 / 8  # of the samples that are moved towards a class
+CALIBRATION_STEPS = 40
+HELD_OUT_STEPS = 12  # fewer, so that the held-out samples' margins are between noise's and a textbook picture's
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Samples to calibrate with, samples held out to judge with, and how they came about."""
+
+    method: Method
+    plans: tuple[InputPlan, ...]
+    calibration: Raw  # [N, *shape] of every input, before preprocessing
+    held_out: Raw
+    loss: tuple[float, ...]
+    steps: int
+    seconds: float
+    distribution: str
+
+
+def draw_all(problem: Problem, count: int, generator: np.random.Generator, *, noise: bool = False) -> Raw:
+    """``count`` raw samples of every input from the priors."""
+    return {plan.name: draw(plan, count, generator, noise=noise) for plan in problem.plans}
+
+
+def synthesize_noise(problem: Problem, count: int, seed: int, steps: int) -> Samples:
+    """N(0, 1) on every float input, whatever its real range: what tools without data do today."""
+    return Samples(draw_all(problem, count, np.random.default_rng(seed), noise=True), (), "N(0, 1) noise")
+
+
+def synthesize_auto(problem: Problem, count: int, seed: int, steps: int) -> Samples:
+    """Natural pictures (or signals, features, tokens), a share of which approaches one class each."""
+    raw = draw_all(problem, count, np.random.default_rng(seed))
+    words = "drawn from the prior of natural inputs"
+    if problem.logits is None or steps == 0 or not any(value.dtype == np.float32 for value in raw.values()):
+        return Samples(raw, (), words)
+    chosen = max(round(count * CLASS_SHARE), 1)
+    part = {name: torch.from_numpy(value[:chosen].copy()) for name, value in raw.items()}
+    moved, loss = approach_classes(
+        problem.network,
+        problem.plans,
+        part,
+        problem.logits,
+        steps,
+        torch.Generator().manual_seed(seed),
+        problem.deadline,
+        problem.progress,
+    )
+    for name, value in moved.items():
+        raw[name][:chosen] = value.numpy()
+    return Samples(raw, tuple(loss), f"{words}, {chosen} of {count} moved towards a random class by up to {steps} steps")
+
+
+METHODS: dict[Method, Callable[[Problem, int, int, int], Samples]] = {
+    Method.AUTO: synthesize_auto,
+    Method.NOISE: synthesize_noise,
+}
+
+
+def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synthesis:
+    """Calibration and held-out samples by one method; raises InvalidOption for a method that does not exist."""
+    if method not in METHODS:
+        raise InvalidOption(f"The method {method} is not available.", field="method", remedy=f"Use {', '.join(METHODS)}.")
+    started = time.monotonic()
+    steps = problem.affordable_steps(CALIBRATION_STEPS, count)
+    made = METHODS[method](problem, count, seed, steps)
+    held_out = synthesize_auto(problem, count, seed + 1, min(HELD_OUT_STEPS, steps))
+    return Synthesis(
+        method, problem.plans, made.raw, held_out.raw, made.loss, steps, time.monotonic() - started, held_out.words
+    )
+
+
+def batches(plans: tuple[InputPlan, ...], raw: Mapping[str, NDArray[Any]], size: int) -> Iterator[Feeds]:
+    """Network inputs of all raw samples in batches of at most ``size``."""
+    count = len(next(iter(raw.values())))
+    step = batch_limit(plans, size)
+    for start in range(0, count, step):
+        yield assemble(plans, raw, slice(start, start + step))

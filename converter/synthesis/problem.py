@@ -1,0 +1,50 @@
+"""What a synthesis method is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from converter.graph import Graph
+from converter.inputs import InputPlan
+from converter.normalization import BatchNormStatistics
+from converter.reconstruction import Reconstruction
+
+__all__ = ["Problem", "Samples"]
+
+SPEED = 20e9  # multiply-adds a second, forward and backward, that one thread is trusted with
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, its inputs, what is known of its statistics, and the time that synthesis may take.
+
+    ``logits`` is the tensor [N, C] of class scores before any softmax, None where the network does not classify.
+    """
+
+    network: Reconstruction
+    graph: Graph
+    plans: tuple[InputPlan, ...]
+    logits: str | None
+    batch_norms: tuple[BatchNormStatistics, ...]
+    multiply_adds: int  # of one sample
+    seconds: float
+    deadline: float  # on the monotonic clock, well beyond ``seconds``
+    progress: Callable[[float], None] = lambda _: None
+
+    def affordable_steps(self, wanted: int, samples: int) -> int:
+        """How many of ``wanted`` gradient steps over ``samples`` samples fit into ``seconds``, by the network's size."""
+        one = 3 * self.multiply_adds * samples / SPEED
+        return max(min(wanted, int(self.seconds / max(one, 1e-9))), 0)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw samples [N, *shape] of every input, the loss on the way to them, and where they come from in words."""
+
+    raw: dict[str, NDArray[Any]]
+    loss: tuple[float, ...]
+    words: str
