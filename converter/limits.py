@@ -21,7 +21,8 @@ class Limits:
     nesting: int = 90  # messages within messages; protobuf itself stops at 100
     nodes: int = 50_000  # in all bodies, after functions are expanded
     subgraph_depth: int = 12
-    tensor_elements: int = 2**31  # of any tensor, intermediate ones included, as far as shapes are static
+    tensor_elements: int = 2**31  # of any tensor in the file
+    activation_elements: int = 2**30  # of any tensor that running it makes, as far as shapes are static
     loop_iterations: int = 1_000_000  # of a Loop whose count is constant
     archive_members: int = 4_096
     archive_ratio: int = 200  # unpacked to packed bytes

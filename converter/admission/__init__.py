@@ -9,8 +9,10 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from converter.admission import container, external_data, wire
+from converter.admission.extent import check_extent
 from converter.admission.facts import ModelFacts, gather_facts
 from converter.admission.functions import inline_functions
+from converter.admission.loading import load
 from converter.admission.operators import check_operators
 from converter.admission.structure import check_graph, check_interface, check_sizes, check_versions
 from converter.admission.weights import check_weights
@@ -42,6 +44,8 @@ def admit(source: str | Path | bytes | ModelProto, limits: Limits = Limits()) ->
     check_graph(model.graph)
     notes += widen(model)
     check_weights(model)
+    check_extent(model, limits)
+    load(model, optimized=False)
     return Admitted(model, gather_facts(model, file_bytes), notes)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import onnxruntime
 from onnx import ModelProto
 
-from converter.errors import InvalidModel, VerificationFailed
+from converter.admission.loading import load
+from converter.errors import Refusal, VerificationFailed
 from converter.graph import Array, Graph, Value
 
 __all__ = ["probe", "verify_equivalence"]
@@ -24,7 +23,13 @@ SIZES = (64, 32, 224, 16, 128, 96, 256, 512, 8, 4, 1)  # tried for axes of unkno
 
 def verify_equivalence(before: ModelProto, after: ModelProto, feeds: list[dict[str, Array]]) -> float:
     """The largest relative difference of any output over all feeds; raises VerificationFailed where it is too large."""
-    first, second = session(before), session(after)
+    first = load(before)
+    try:
+        second = load(after)
+    except Refusal as problem:
+        raise VerificationFailed(
+            f"After normalization {problem.message}", remedy="This is a defect of zsq; please report it with the model."
+        ) from problem
     graph = Graph(before)
     makers = {name: graph.producer(name) for name in graph.output_names}
     bounded = {name for name, maker in makers.items() if maker is not None and maker.op_type in BOUNDED}
@@ -67,30 +72,10 @@ def _nudge(array: Array) -> Array:
     return np.nextafter(array, np.float32(np.inf)) if array.dtype == np.float32 else array
 
 
-def session(model: ModelProto) -> onnxruntime.InferenceSession:
-    """A session of one thread; what onnxruntime does not load is refused with its own words."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # boundary: onnxruntime's exceptions have no base class of their own
-        raise InvalidModel(
-            f"onnxruntime does not load the model: {_one_line(problem)}.",
-            field="graph",
-            remedy="Check the model with onnx.checker and export it again.",
-        ) from None
-
-
-def _one_line(problem: Exception) -> str:
-    return " ".join(str(problem).split())[:300].rstrip(".")
-
-
 def probe(model: ModelProto, count: int = 2) -> list[dict[str, Array]]:
     """A few deterministic inputs on which the model runs; empty if none were found."""
     graph = Graph(model)
-    runner = session(model)
+    runner = load(model)
     for sizes in _sizes(graph.inputs, (*SIZES, *_mentioned(graph))):
         feeds = [_feed(graph.inputs, sizes, seed) for seed in range(count)]
         try:
