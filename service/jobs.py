@@ -155,16 +155,18 @@ class Jobs:
     def cancel(self, job_id: str, owner: str | None) -> Job | None:
         """The job will not run on, and a running child is killed within two seconds; a finished job stays as it is."""
         with self.database.writing() as connection:
-            values = {"status": JobStatus.CANCELLED, "finished_at": now(), "revision": tables.jobs.c.revision + 1}
-            active = _owned(job_id, owner) & tables.jobs.c.status.in_(ACTIVE)
-            changed = connection.execute(sa.update(tables.jobs).where(active).values(**values)).rowcount
-            row = connection.execute(sa.select(tables.jobs).where(_owned(job_id, owner))).one_or_none()
-            if changed and row is not None:
-                add_event(connection, job_id, "cancelled", {})
-                notify(connection, self.engine, job_id, row.owner, row.webhook, JobStatus.CANCELLED)
-        if changed:
+            query = sa.select(tables.jobs).where(_owned(job_id, owner)).with_for_update()
+            row = connection.execute(query).one_or_none()
+            if row is None or row.status not in ACTIVE:
+                return None if row is None else job_of(row)
+            values = {"status": JobStatus.CANCELLED, "finished_at": now(), "revision": row.revision + 1}
+            connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(**values))
+            add_event(connection, job_id, "cancelled", {})
+            notify(connection, self.engine, job_id, row.owner, row.webhook, JobStatus.CANCELLED)
+            job = _one(connection, tables.jobs.c.id == job_id)
+        if row.status == JobStatus.QUEUED:  # a running one ends by itself when its worker notices
             self.engine.cancel(job_id)
-        return None if row is None else job_of(row)
+        return job
 
     def delete(self, job_id: str, owner: str | None) -> bool:
         """Nothing of the job remains, a running child included; whether there was such a job."""
@@ -196,7 +198,7 @@ class Jobs:
         """Queue, workers and storage, counted now."""
         with self.database.reading() as connection:
             grouped = sa.select(tables.jobs.c.status, sa.func.count()).group_by(tables.jobs.c.status)
-            counts = {JobStatus(status): count for status, count in connection.execute(grouped).tuples()}
+            counts = {JobStatus(status): count for status, count in connection.execute(grouped)}
             waiting = sa.select(sa.func.min(tables.jobs.c.created_at)).where(tables.jobs.c.status == JobStatus.QUEUED)
             oldest = connection.execute(waiting).scalar()
             live = sa.select(tables.workers).where(tables.workers.c.seen_at > now() - LIVE)

@@ -154,7 +154,7 @@ class Artefacts:
         """The file's bytes are in the store, under ``key`` or else their content address."""
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
+        size = file.seek(0, os.SEEK_END)
         file.seek(0)
         stored = Stored(key or content_key(digest), digest, size)
         with _translated(stored.key):

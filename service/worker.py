@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -111,6 +112,7 @@ class Worker:
         self._liveness.release()
         self._log.info("worker ended")
         _kill_children()
+        shutil.rmtree(self._folder / self.id, ignore_errors=True)
         os._exit(0)  # threads of handed-back jobs still wait, on purpose
 
     def _every(self, period: float, duty: Callable[[], None]) -> None:
