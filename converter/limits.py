@@ -17,7 +17,7 @@ class Limits:
 
     file_bytes: int = 2**31 - 1  # protobuf's own limit on a message
     weight_bytes: int = 2**31 - 2**20  # of all tensors, external ones included: the result must fit one message
-    fields: int = 6_000_000  # protobuf fields in the file; each costs some hundred bytes once parsed
+    fields: int = 3_000_000  # protobuf fields in the file; each costs some hundred bytes once parsed
     nesting: int = 90  # messages within messages; protobuf itself stops at 100
     nodes: int = 50_000  # in all bodies, after functions are expanded
     subgraph_depth: int = 12

@@ -60,8 +60,9 @@ def _reference(tensor: TensorProto, limits: Limits) -> Reference:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     unknown = sorted(entries.keys() - KNOWN_KEYS)
     if unknown or len(entries) != len(tensor.external_data):
+        what = f"the unknown key {shorten(unknown[0])!r}" if unknown else "a key twice"
         raise InvalidModel(
-            f"The external data of tensor {name!r} have the unknown or repeated key {shorten(str(unknown[:1]))}.",
+            f"The external data of tensor {name!r} have {what}.",
             tensor=name,
             field="external_data",
             remedy=f"Known keys are {', '.join(sorted(KNOWN_KEYS))}; export the model again.",

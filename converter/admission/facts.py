@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 
 from onnx import ModelProto, TensorProto
 
@@ -43,9 +42,6 @@ class ModelFacts:
             "operators": dict(self.operators),
         }
 
-    def __deepcopy__(self, _: object) -> ModelFacts:
-        return self
-
 
 def _plain(value: Value) -> dict[str, object]:
     return {"name": value.name, "type": value.dtype, "shape": None if value.shape is None else list(value.shape)}
@@ -61,7 +57,7 @@ def gather_facts(model: ModelProto, file_bytes: int) -> ModelFacts:
     return ModelFacts(
         inputs=tuple(describe_value(value) for value in graph.input if value.name not in initialized),
         outputs=tuple(map(describe_value, graph.output)),
-        operators=MappingProxyType(dict(sorted(operators.items(), key=lambda item: (-item[1], item[0])))),
+        operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         nodes=len(nodes),
         parameters=sum(size for tensor, size in sizes if tensor.data_type == TensorProto.FLOAT and size > 1),
         weight_bytes=sum(4 * size for tensor, size in sizes if tensor.data_type == TensorProto.FLOAT),
