@@ -20,10 +20,10 @@ MOST_PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a picture becomes an input: resized, cropped to ``shape``, pixels in [0, 1] times scale plus offset.
+    """How a picture becomes an input: resized, cropped to ``shape``, its pixels in [0, 1] scaled and shifted.
 
-    ``shape`` is that of one sample, CxHxW or, with ``channels_last``, HxWxC; ``scale`` and ``offset`` hold one number or
-    one a channel. ``name`` says in words where the numbers come from.
+    ``shape`` is that of one sample, CxHxW or, with ``channels_last``, HxWxC; ``scale`` and ``offset`` hold one number
+    or one a channel. ``name`` says in words where the numbers come from.
     """
 
     input: str

@@ -1,0 +1,349 @@
+"""The pictures of the page, each a function from a part of the report to SVG; colours are CSS variables of the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from markupsafe import Markup
+
+from converter.report.schema import (
+    Curve,
+    FrontierPoint,
+    Histogram,
+    Interval,
+    Kernels,
+    Latency,
+    Layer,
+    Quartiles,
+    Size,
+    Timings,
+)
+from converter.report.svg import Frame, Scale, clip, element, figure, path, symmetric_ticks, text, ticks
+from converter.report.words import bytes_, error_share, milliseconds, number, percent, seconds, span
+
+__all__ = [
+    "draw_frontier",
+    "draw_interval",
+    "draw_kernels",
+    "draw_latency",
+    "draw_losses",
+    "draw_margins",
+    "draw_ranges",
+    "draw_share",
+    "draw_size",
+    "draw_sqnr",
+    "draw_timings",
+]
+
+MOST_COLUMNS = 240
+
+
+# ---------------------------------------------------------------------------------------------------- small pictures
+
+
+def draw_size(size: Size) -> Markup:
+    """Two bars: the file before and after."""
+    rows = [("FP32", size.float32_bytes, "before"), ("INT8", size.int8_bytes, "after")]
+    description = f"{bytes_(size.float32_bytes)} before, {bytes_(size.int8_bytes)} after."
+    return _two_bars("size", "Size of the file", description, [(a, float(b), bytes_(b), c, None) for a, b, c in rows])
+
+
+def draw_latency(latency: Latency) -> Markup:
+    """Two bars with quartiles: the time of one inference before and after."""
+
+    def row(name: str, each: Quartiles, cls: str) -> tuple[str, float, str, str, tuple[float, float]]:
+        return name, each.median_ms, milliseconds(each.median_ms), cls, (each.lower_ms, each.upper_ms)
+
+    description = (
+        f"Medians of {latency.pairs} runs in turns: {milliseconds(latency.float32.median_ms)} before, "
+        f"{milliseconds(latency.int8.median_ms)} after; the thin lines span the quartiles."
+    )
+    after = "after bad" if latency.slower else "after"
+    rows = [row("FP32", latency.float32, "before"), row("INT8", latency.int8, after)]
+    return _two_bars("latency", "Time of one inference", description, rows)
+
+
+def _two_bars(
+    name: str, title: str, description: str, rows: Sequence[tuple[str, float, str, str, tuple[float, float] | None]]
+) -> Markup:
+    largest = max(max(value, *(whisker or (0.0,))) for _, value, _, _, whisker in rows)
+    scale = Scale(0, largest, 44, 224)
+    parts: list[Markup] = []
+    for index, (label, value, shown, cls, whisker) in enumerate(rows):
+        y = 8 + 34 * index
+        end = scale(value)
+        parts += [
+            text(label, 0, y + 15, cls="tick"),
+            element("rect", element("title", shown), x=44, y=y, width=max(end - 44, 2), height=22, rx=3, cls=cls),
+        ]
+        if whisker:
+            low, high = scale(whisker[0]), scale(whisker[1])
+            parts.append(element("line", x1=low, x2=high, y1=y + 11, y2=y + 11, cls="whisker"))
+            end = max(end, high)
+        parts.append(text(shown, end + 8, y + 16, cls="value"))
+    return figure(name, title, description, 300, 72, parts, "small")
+
+
+def draw_interval(name: str, title: str, value: float | None, interval: Interval, floor: float | None = None) -> Markup:
+    """A share of one with its interval on an axis from a round number up to 100 %, and the bar that was asked for."""
+    lowest = min(interval.low, value if value is not None else 1, floor if floor is not None else 1)
+    start = next((each for each in (0.98, 0.95, 0.9, 0.8, 0.5) if each <= lowest), 0.0)
+    scale = Scale(start, 1, 12, 288)
+    parts = [element("line", x1=12, x2=288, y1=26, y2=26, cls="rail")]
+    for share in (start, (start + 1) / 2, 1.0):
+        anchor = "start" if share == start else "end" if share == 1 else "middle"
+        parts.append(element("line", x1=scale(share), x2=scale(share), y1=34, y2=39, cls="grid"))
+        parts.append(text(f"{share * 100:g} %", scale(share), 54, cls="tick", anchor=anchor))
+    low, high = scale(interval.low), scale(interval.high)
+    shown = f"{interval.confidence:.0%} interval {span(interval)}"
+    parts.append(
+        element("rect", element("title", shown), x=low, y=19, width=max(high - low, 3), height=14, rx=7, cls="band")
+    )
+    if value is not None:
+        parts.append(element("circle", element("title", percent(value)), cx=scale(value), cy=26, r=7, cls="after"))
+    if floor is not None:
+        bar = f"asked for: at least {percent(floor)}"
+        parts.append(element("line", element("title", bar), x1=scale(floor), x2=scale(floor), y1=10, y2=42, cls="bar"))
+    spoken = shown if value is None else f"{percent(value)}, {shown}"
+    return figure(name, title, spoken + ".", 300, 60, parts, "small")
+
+
+def draw_share(share: float) -> Markup:
+    """A bar as long as the share, for a cell of a table; the cell says the number in text."""
+    bar = element("rect", x=0, y=3, width=max(100 * share, 0.5), height=8, rx=2, cls="after")
+    return element("svg", bar, viewBox="0 0 100 14", cls="share", **{"aria-hidden": "true"})
+
+
+def draw_kernels(kernels: Kernels) -> Markup:
+    """One bar of all nodes by what they run on."""
+    rows = [
+        ("integer", kernels.integer, "after"),
+        ("conversion", kernels.conversions, "convert"),
+        ("float", kernels.float_compute, "bad"),
+        ("shapes and copies", kernels.other, "before"),
+    ]
+    return _stacked(
+        "kernels", "Nodes by the kind of kernel that runs them", [(a, float(b), str(b), c) for a, b, c in rows]
+    )
+
+
+def draw_timings(timings: Timings) -> Markup:
+    """One bar of the whole time by stage."""
+    shades = ("s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8")
+    rows = [(name, value, seconds(value), shades[i % 8]) for i, (name, value) in enumerate(timings.stages.items())]
+    return _stacked("timings", "Time by stage", rows)
+
+
+def _stacked(name: str, title: str, rows: Sequence[tuple[str, float, str, str]]) -> Markup:
+    total = sum(value for _, value, _, _ in rows)
+    rows = [row for row in rows if row[1] > 0]
+    if total <= 0:
+        return Markup("")
+    parts: list[Markup] = []
+    x = 0.0
+    for label, value, shown, cls in rows:
+        width = 600 * value / total
+        tip = element("title", f"{label}: {shown}")
+        parts.append(element("rect", tip, x=x, y=0, width=max(width - 1.5, 0.5), height=20, rx=2, cls=cls))
+        x += width
+    spoken = ", ".join(f"{label} {shown}" for label, _, shown, _ in rows)
+    chart = figure(name, title, f"{spoken}.", 600, 20, parts, "stack")
+    key = Markup("").join(
+        element("li", element("i", " ", cls=cls), f"{label} ", element("b", shown)) for label, _, shown, cls in rows
+    )
+    return chart + element("ul", key, cls="key")
+
+
+# ---------------------------------------------------------------------------------------------------- layers
+
+
+def _thinned(layers: Sequence[Layer], worst: Callable[[Layer], float]) -> list[Layer]:
+    """At most MOST_COLUMNS layers in order: of each run of neighbours the worst."""
+    if len(layers) <= MOST_COLUMNS:
+        return list(layers)
+    size = math.ceil(len(layers) / MOST_COLUMNS)
+    return [min(layers[start : start + size], key=worst) for start in range(0, len(layers), size)]
+
+
+def _decibels(layer: Layer) -> float:
+    value = layer.sqnr_in_place_db if layer.sqnr_in_place_db is not None else layer.sqnr_alone_db
+    return math.inf if value is None else value
+
+
+def draw_sqnr(layers: Sequence[Layer]) -> Markup:
+    """Signal over error of each activation from input to output: its own rounding, and all errors up to there."""
+    shown = _thinned([each for each in layers if each.kind == "activation" and not each.kept_float], _decibels)
+    known = [value for each in shown for value in (each.sqnr_alone_db, each.sqnr_in_place_db) if value is not None]
+    if len(shown) < 2 or not known:
+        return Markup("")
+    frame = Frame(height=320, right=64)
+    low, high = min(0.0, *known), max(50.0, *known)
+    y, x = Scale(low, high, *frame.y), Scale(0, len(shown) - 1, frame.x[0] + 10, frame.x[1] - 10)
+    marks = ticks(low, high, 5)
+    parts = frame.horizontal_lines(y, [(mark, f"{mark:g} dB") for mark in marks])
+    parts += frame.horizontal_lines(y, [(m, percent(error_share(m), 0)) for m in marks if 10 <= m <= 50], right=True)
+    parts.append(text("error", frame.x[1] + 8, frame.y[1] - 2, cls="tick"))
+    for values, cls in (
+        ([each.sqnr_alone_db for each in shown], "alone"),
+        ([each.sqnr_in_place_db for each in shown], "in-place"),
+    ):
+        points = [(x(index), y(value)) for index, value in enumerate(values) if value is not None]
+        parts.append(path(points, f"line {cls}"))
+        radius = 3.5 if len(shown) < 120 else 2
+        parts += [element("circle", cx=px, cy=py, r=radius, cls=f"dot {cls}") for px, py in points]
+    width = (frame.x[1] - frame.x[0]) / len(shown)
+    for index, each in enumerate(shown):
+        tip = (
+            f"{clip(each.node or each.tensor, 100)} ({clip(each.operator, 40)})\nalone {_db(each.sqnr_alone_db)}, "
+            f"in place {_db(each.sqnr_in_place_db)}"
+        )
+        parts.append(_column(x(index), width, frame, tip))
+    parts.append(frame.caption("activations from input to output"))
+    worst = min(shown, key=_decibels)
+    description = (
+        f"Signal-to-noise ratio of {len(shown)} activations. The lowest in place is {_db(worst.sqnr_in_place_db)} at "
+        f"{clip(worst.node or worst.tensor, 80)}."
+    )
+    return figure("sqnr", "Signal over error, layer by layer", description, frame.width, frame.height, parts, "wide")
+
+
+def _db(value: float | None) -> str:
+    return "no error" if value is None else f"{value:.1f} dB"
+
+
+def _column(x: float, width: float, frame: Frame, tip: str) -> Markup:
+    """An invisible column that shows its words when pointed at."""
+    height = frame.y[0] - frame.y[1]
+    tipped = element("title", tip)
+    return element("rect", tipped, x=x - width / 2, y=frame.y[1], width=width, height=height, cls="hover")
+
+
+def draw_ranges(layers: Sequence[Layer]) -> Markup:
+    """The interval that each activation's integers cover, and what was seen, on an axis bent like a logarithm."""
+    bounded = [each for each in layers if each.kind == "activation" and each.low is not None and each.high is not None]
+    shown = _thinned(bounded, lambda each: (each.low or 0) - (each.high or 0))
+    if len(shown) < 2:
+        return Markup("")
+    ends = [value for each in shown for value in (each.low, each.high, each.observed_low, each.observed_high) if value]
+    low, high = min(0.0, *ends, 0.0), max(0.0, *ends, 0.0)
+    if not high > low:
+        return Markup("")
+    spans = sorted((each.high or 0) - (each.low or 0) for each in shown)
+    unit = max(spans[len(spans) // 2] / 4, (high - low) * 1e-6, 1e-12)
+    frame = Frame(height=280)
+    y = Scale(low, high, *frame.y, bend=lambda value: math.asinh(value / unit))
+    x = Scale(0, len(shown) - 1, frame.x[0] + 10, frame.x[1] - 10)
+    parts = frame.horizontal_lines(y, [(mark, f"{mark:g}") for mark in symmetric_ticks(low, high)])
+    step = (frame.x[1] - frame.x[0]) / len(shown)
+    thick = min(14.0, max(1.5, step * 0.6))
+    for index, each in enumerate(shown):
+        centre = x(index)
+        top, bottom = y(each.high or 0), y(each.low or 0)
+        parts.append(
+            element("rect", x=centre - thick / 2, y=top, width=thick, height=max(bottom - top, 1), rx=1, cls="range")
+        )
+        if each.observed_low is not None and each.observed_high is not None:
+            ys = y(each.observed_low), y(each.observed_high)
+            parts.append(element("line", x1=centre, x2=centre, y1=ys[0], y2=ys[1], cls="observed"))
+        tip = (
+            f"{clip(each.node or each.tensor, 100)} ({clip(each.operator, 40)})\n"
+            f"integers cover {number(each.low)} to {number(each.high)}"
+            + (f" ({clip(each.method, 60)})" if each.method else "")
+            + f"\nseen {number(each.observed_low)} to {number(each.observed_high)}"
+        )
+        parts.append(_column(centre, step, frame, tip))
+    parts.append(frame.caption("activations from input to output"))
+    description = f"Ranges of {len(shown)} activations; the widest reaches from {number(low)} to {number(high)}."
+    return figure("ranges", "Ranges of activations", description, frame.width, frame.height, parts, "wide")
+
+
+# ---------------------------------------------------------------------------------------------------- distributions
+
+
+def draw_margins(margins: Histogram) -> Markup:
+    """How sure FP32 was of its choices, and how sure of those that changed."""
+    frame = Frame(width=620, height=260, left=44)
+    most = max(1, *margins.all)
+    x = Scale(margins.edges[0], margins.edges[-1], *frame.x)
+    y = Scale(0, most, *frame.y)
+    parts = frame.horizontal_lines(y, [(mark, f"{mark:g}") for mark in ticks(0, most, 4) if mark == int(mark)])
+    for low, high, count, flipped in zip(margins.edges, margins.edges[1:], margins.all, margins.flipped, strict=False):
+        tip = f"margin {low:g} to {high:g}: {count} inputs, {flipped} changed"
+        left, width = x(low) + 1, max(x(high) - x(low) - 2, 1)
+        for value, cls in ((count, "before"), (flipped, "bad")):
+            if value:
+                top = y(value)
+                parts.append(element("rect", x=left, y=top, width=width, height=frame.y[0] - top, rx=1, cls=cls))
+        parts.append(_column(left + width / 2, width, frame, tip))
+    parts += frame.below(x, [(mark, f"{mark:g}") for mark in ticks(margins.edges[0], margins.edges[-1], 5)])
+    parts.append(frame.caption("probability of the first class minus that of the second, FP32"))
+    description = f"Of {sum(margins.all)} inputs {sum(margins.flipped)} changed their class."
+    return figure("margins", "How sure the original was", description, frame.width, frame.height, parts, "wide")
+
+
+def draw_losses(curves: Sequence[Curve]) -> Markup:
+    """Losses over steps; the axis is logarithmic where they span two orders of magnitude."""
+    drawn = [curve for curve in curves if len(curve.steps) > 1][:6]
+    if not drawn:
+        return Markup("")
+    values = [value for curve in drawn for value in curve.values]
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high > 100 * low
+    frame = Frame(width=620, height=260, left=60)
+    if logarithmic:
+        marks = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+        y = Scale(low, high, *frame.y, bend=math.log10)
+    else:
+        low, high = min(low, 0.0), high if high > min(low, 0.0) else low + 1
+        marks, y = ticks(low, high, 4), Scale(low, high, *frame.y)
+    last = max(curve.steps[-1] for curve in drawn)
+    x = Scale(min(curve.steps[0] for curve in drawn), max(last, 1), *frame.x)
+    parts = frame.horizontal_lines(y, [(mark, f"{mark:g}") for mark in marks])
+    key = []
+    for index, curve in enumerate(drawn):
+        points = list(zip(curve.steps, curve.values, strict=True))
+        points = points[:: max(1, len(points) // 300)]
+        parts.append(path([(x(step), y(value)) for step, value in points], f"line c{index}"))
+        key.append(element("li", element("i", " ", cls=f"c{index}"), clip(curve.name, 60)))
+    parts += frame.below(x, [(mark, f"{mark:g}") for mark in ticks(x.low, x.high, 5)])
+    parts.append(frame.caption("step"))
+    spoken = "; ".join(f"{clip(c.name, 60)} from {number(c.values[0])} to {number(c.values[-1])}" for c in drawn)
+    chart = figure(
+        "losses", "Loss while inputs were synthesized", f"{spoken}.", frame.width, frame.height, parts, "wide"
+    )
+    return chart + element("ul", *key, cls="key")
+
+
+def draw_frontier(points: Sequence[FrontierPoint]) -> Markup:
+    """Size against predicted divergence of the choices of bit widths, the one taken filled."""
+    shown = list(points)[:: max(1, len(points) // 300)]
+    shown += [point for point in points if point.chosen and point not in shown]
+    if not shown:
+        return Markup("")
+    frame = Frame(width=620, height=280, left=64)
+    sizes, costs = [point.size_bytes for point in shown], [point.predicted_kl for point in shown]
+    x = Scale(min(sizes) * 0.98, max(sizes) * 1.02, *frame.x)
+    y = Scale(min(0.0, *costs, 0.0), max(*costs, 1e-12, 1e-12) * 1.05, *frame.y)
+    parts = frame.horizontal_lines(y, [(mark, f"{mark:.3g}") for mark in ticks(y.low, y.high, 4)])
+    ordered = sorted(shown, key=lambda point: point.size_bytes)
+    parts.append(path([(x(point.size_bytes), y(point.predicted_kl)) for point in ordered], "line alone"))
+    for point in ordered:
+        label = f"{clip(point.label, 80)} " if point.label else ""
+        tip = f"{label}{bytes_(point.size_bytes)}, predicted divergence {number(point.predicted_kl)}"
+        place = {"cx": x(point.size_bytes), "cy": y(point.predicted_kl)}
+        parts.append(
+            element(
+                "circle",
+                element("title", tip),
+                r=7 if point.chosen else 4,
+                cls="after" if point.chosen else "dot alone",
+                **place,
+            )
+        )
+    parts += frame.below(x, [(mark, bytes_(int(mark))) for mark in ticks(x.low, x.high, 4)])
+    parts.append(frame.caption("size of the weights"))
+    taken = next((point for point in points if point.chosen), None)
+    spoken = "" if taken is None else f"Taken: {bytes_(taken.size_bytes)} at {number(taken.predicted_kl)}."
+    title = "Size against predicted divergence"
+    return figure("frontier", title, f"{len(points)} choices. {spoken}", frame.width, frame.height, parts, "wide")

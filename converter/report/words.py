@@ -1,0 +1,141 @@
+"""Numbers as people read them, and the few sentences at the head of the page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from converter.report.schema import Interval, OutputFidelity, Report
+
+__all__ = [
+    "Headline",
+    "bytes_",
+    "error_share",
+    "headline",
+    "milliseconds",
+    "number",
+    "percent",
+    "seconds",
+    "span",
+    "thousands",
+    "times",
+    "worst_output",
+]
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """98.4 %; never rounded up to 100 % and never down to 0 %."""
+    value = share * 100
+    shown = f"{value:.{digits}f}"
+    if float(shown) >= 100 > value:
+        shown = f"{math.floor(value * 1000) / 1000:g}"
+    elif float(shown) == 0 < value:
+        shown = f"{value:.2g}" if value >= 1e-4 else "under 0.0001"
+    return f"{shown} %"
+
+
+def span(interval: Interval, digits: int = 1) -> str:
+    """91.7 to 99.7 %."""
+    return f"{percent(interval.low, digits).removesuffix(' %')} to {percent(interval.high, digits)}"
+
+
+def bytes_(count: int) -> str:
+    """1.24 MB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
+
+
+def times(ratio: float) -> str:
+    """3.7."""
+    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}"
+
+
+def milliseconds(value: float) -> str:
+    """0.40 ms."""
+    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+
+
+def seconds(value: float) -> str:
+    """4.2 s."""
+    return f"{value:.2g} s" if value < 1 else f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
+
+
+def number(value: float | None) -> str:
+    """A number with four digits that matter; a dash for none."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def thousands(count: int) -> str:
+    """1.2 million, 3,400."""
+    for name, size in (("billion", 1e9), ("million", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {name}"
+    return f"{count:,}"
+
+
+def error_share(decibels: float) -> float:
+    """The size of the error relative to the signal: 20 dB is a tenth."""
+    return float(10 ** (-decibels / 20))
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The page in three sentences, and whether the second is bad news."""
+
+    size: str
+    speed: str
+    slower: bool
+    cost: str
+    proviso: str
+    worst: OutputFidelity | None
+
+
+def headline(report: Report) -> Headline:
+    """What you got, what it cost, and what that does not say."""
+    latency = report.latency
+    speed, slower = "", False
+    if latency is not None:
+        slower = latency.slower
+        if slower:
+            speed = f"{times(1 / latency.speedup)} times slower on this computer"
+        elif latency.speedup < 1.02:
+            speed = "as fast as before on this computer"
+        else:
+            speed = f"{times(latency.speedup)} times faster on this computer"
+    cost, proviso = _cost(report)
+    return Headline(
+        f"{times(report.size.ratio)} times smaller", speed, slower, cost, proviso, worst_output(report.fidelity.outputs)
+    )
+
+
+def _cost(report: Report) -> tuple[str, str]:
+    fidelity, decisions = report.fidelity, report.fidelity.decisions
+    unseen = "no real data was used, so this is not accuracy on your data."
+    if decisions is not None:
+        agreement = decisions.agreement
+        return (
+            f"{percent(agreement.value)} of decisions unchanged",
+            f"INT8 and the original chose the same class for {agreement.successes} of {agreement.n} synthetic inputs "
+            f"(95 % interval {span(agreement.interval)}); {unseen}",
+        )
+    worst = worst_output(fidelity.outputs)
+    if worst is None:
+        return "outputs not comparable", f"No output could be compared on {fidelity.samples} synthetic inputs."
+    if worst.sqnr_db is None:
+        return "outputs unchanged", f"No difference on {worst.samples} synthetic inputs; {unseen}"
+    interval = worst.sqnr_interval
+    spread = "" if interval is None else f", 95 % interval {interval.low:.1f} to {interval.high:.1f} dB"
+    which = "The output" if len(fidelity.outputs) == 1 else "The output that changed most"
+    return (
+        f"outputs off by {percent(error_share(worst.sqnr_db))}",
+        f"{which} differs from the original's by {percent(error_share(worst.sqnr_db))} of its size "
+        f"({worst.sqnr_db:.1f} dB{spread}) over {worst.samples} synthetic inputs; {unseen}",
+    )
+
+
+def worst_output(outputs: tuple[OutputFidelity, ...]) -> OutputFidelity | None:
+    """The output with the lowest ratio, or any where none has an error; None without outputs that were compared."""
+    compared = [output for output in outputs if output.samples]
+    return min(compared, key=lambda output: math.inf if output.sqnr_db is None else output.sqnr_db, default=None)
