@@ -38,7 +38,7 @@ class Grown:
 
 
 def grown(shape: Size, single: Size) -> Grown | None:
-    """How a shape exceeds that of a single sample; None if it does not. Raises NotBatched where no batch explains it."""
+    """How a shape exceeds that of a single sample, None if it does not; NotBatched where no batch explains it."""
     if shape == single:
         return None
     if len(shape) != len(single):
@@ -167,7 +167,7 @@ def _agrees(result: Value, single: Value, sample: int, times: int) -> bool:
 def _samples_first(result: Tensor, single: Size) -> Tensor:
     """The result with the samples along the first axis, wherever they are."""
     found = grown(result.shape, single)
-    return result if found is None or not found.axis else torch.cat(result.split(single[found.axis], found.axis))
+    return result if found is None or not found.axis else torch.cat(torch.split(result, single[found.axis], found.axis))
 
 
 def _joined(samples: Sequence[Value]) -> Value:

@@ -51,6 +51,7 @@ class Program:
     outputs: tuple[str, ...]
     constants: Mapping[str, Value]
     operations: tuple[Operation, ...]
+    nothing: tuple[Tensor, ...] = ()  # a subgraph's outputs stacked over no runs
     plans: dict[object, Plan] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -74,8 +75,20 @@ class Program:
 
     def as_body(self, captured: Sequence[Value]) -> Body:
         """The graph as a function of its inputs."""
-        plan = self.plan((*self.inputs, *self.captured), self.outputs)
-        return lambda *values: tuple(plan.execute((*values, *captured)))
+        return Body(self.plan((*self.inputs, *self.captured), self.outputs).execute, captured, self.nothing)
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Program:
+        """The same program with its constants moved."""
+        return Program(
+            self.inputs,
+            self.outputs,
+            {name: move(value) for name, value in self.constants.items()},
+            tuple(
+                replace(each, bodies={name: body.moved(move) for name, body in each.bodies.items()})
+                for each in self.operations
+            ),
+            self.nothing,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -80,7 +79,9 @@ class _Reader:
         for each in graph.output:
             if each.name not in known:
                 raise InvalidModel(f"The output {each.name!r} is made by no node.", tensor=each.name)
-        return Program(inputs, tuple(each.name for each in graph.output), constants, tuple(operations))
+        outputs = tuple(each.name for each in graph.output)
+        nothing = tuple(map(_stacked_nothing, graph.output)) if outer else ()
+        return Program(inputs, outputs, constants, tuple(operations), nothing)
 
     def _check_inputs(self, node: NodeProto, name: str, known: set[str]) -> None:
         for tensor in node.input:
@@ -177,7 +178,8 @@ class _Reader:
         if function not in REFUSALS:
             return
         known: dict[str, object] = {each.name: each.default for each in signature.attributes.values()}
-        for parameter, tensor in zip_longest(signature.inputs, inputs[: len(signature.inputs)], fillvalue=""):
+        for position, parameter in enumerate(signature.inputs):
+            tensor = inputs[position] if position < len(inputs) else ""
             value = constants.get(tensor, GIVEN) if tensor else parameter.default
             known[parameter.name] = parameter.reader(value) if parameter.reader and isinstance(value, Tensor) else value
         for refused in REFUSALS[function]:
@@ -226,6 +228,12 @@ def _check_type(value: ValueInfoProto) -> None:
         else:
             return
     _torch_type(kind.tensor_type.elem_type, value.name)
+
+
+def _stacked_nothing(value: ValueInfoProto) -> Tensor:
+    """No value of this type, stacked; open sizes are 0."""
+    kind = value.type.tensor_type
+    return torch.empty(0, *(size.dim_value for size in kind.shape.dim), dtype=TORCH_TYPES.get(kind.elem_type))
 
 
 def _torch_type(kind: int, tensor: str) -> torch.dtype:

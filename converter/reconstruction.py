@@ -52,6 +52,7 @@ class Reconstruction(nn.Module):
         leading = [each.shape[0] for each in declared.values() if each.shape]
         self.for_single_samples = bool(leading) and set(leading) == {1}
         self.inner_shapes: dict[str, Size] | None = None
+        self.device = torch.device("cpu")
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -74,6 +75,12 @@ class Reconstruction(nn.Module):
         return dict(zip(fetch, self._execute(feeds, fetch, edit or {}), strict=True))
 
     def _execute(self, feeds: Mapping[str, Value], fetch: Sequence[str], edit: Edits) -> list[Value]:
+        if self.device.type == "cpu":
+            return self._compute(feeds, fetch, edit)
+        with self.device:  # where operators put what they make from nothing
+            return self._compute(feeds, fetch, edit)
+
+    def _compute(self, feeds: Mapping[str, Value], fetch: Sequence[str], edit: Edits) -> list[Value]:
         if self.for_single_samples and (batched := self._batched(feeds)):
             return self.single_samples.run(feeds, batched, fetch, edit)
         return self.program.plan(feeds, fetch, edit).execute(tuple(feeds.values()), edit)
@@ -117,13 +124,10 @@ class Reconstruction(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves the weights wherever ``to``, ``cuda`` or ``cpu`` want them."""
-        self.program = _moved(self.program, fn)
+        self.program = self.program.moved(fn)
         self.single_samples = SingleSamples(self.program)
+        self.device = next((value.device for value in self.weights.values()), fn(torch.empty(0)).device)
         return self
-
-
-def _moved(program: Program, fn: Callable[[Tensor], Tensor]) -> Program:
-    raise NotImplementedError
 
 
 def _declared(graph: GraphProto, inputs: Sequence[str]) -> dict[str, Declared]:

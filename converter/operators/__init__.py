@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from converter.operators import (
     activations,
     arithmetic,
@@ -22,7 +20,7 @@ from converter.operators import (
     shape,
     signal,
 )
-from converter.operators.signatures import Operator
+from converter.operators.signatures import Operator, Table
 
 __all__ = ["TABLE", "select"]
 
@@ -45,9 +43,7 @@ FAMILIES = (
     signal,
 )
 
-TABLE: Mapping[str, Operator | Mapping[int, Operator]] = {
-    name: entry for family in FAMILIES for name, entry in family.TABLE.items()
-}
+TABLE: Table = {name: entry for family in FAMILIES for name, entry in family.TABLE.items()}
 
 
 def select(name: str, opset: int) -> Operator | None:

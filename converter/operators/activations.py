@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converter.operators.signatures import Number
+from converter.operators.signatures import Number, Table
 
 
 def relu(x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def prelu_1(x: Tensor, slope: Tensor) -> Tensor:
 
 
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
-    return torch.where(x < 0, alpha * torch.expm1(x.clamp(max=0)), x)
+    return F.elu(x, alpha)
 
 
 def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
@@ -59,7 +59,7 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
-    return (x * alpha + beta).clamp(0, 1)
+    return F.hardtanh(x * alpha + beta, 0, 1)
 
 
 def hard_swish(x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def gelu(x: Tensor, *, approximate: Literal["none", "tanh"] = "none") -> Tensor:
 
 
 def softplus(x: Tensor) -> Tensor:
-    return F.softplus(x, threshold=1e4)
+    return F.softplus(x)
 
 
 def softsign(x: Tensor) -> Tensor:
@@ -99,6 +99,8 @@ def clip(x: Tensor, low: Number | None = None, high: Number | None = None) -> Te
         return x
     if low == 0 and high is None:
         return torch.relu(x)
+    if low is not None and high is not None and low <= high and x.is_floating_point():
+        return F.hardtanh(x, low, high)  # half the time of clamp in the backward pass
     return x.clamp(low, high)
 
 
@@ -131,7 +133,7 @@ def hardmax_1(x: Tensor, *, axis: int = 1) -> Tensor:
     return hardmax(x.flatten(axis)).reshape(x.shape)
 
 
-TABLE = {
+TABLE: Table = {
     "Celu": celu,
     "Clip": {1: clip_1, 11: clip},
     "Elu": elu,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converter.operators.signatures import Operator
+from converter.operators.signatures import Operator, Table
 
 # ---------------------------------------------------------------- one tensor
 
@@ -156,11 +156,13 @@ def gemm_1(
 
 
 def einsum(*tensors: Tensor, equation: str) -> Tensor:
-    return torch.einsum(equation.replace(" ", ""), *tensors)
+    result: Tensor = torch.einsum(equation.replace(" ", ""), *tensors)
+    return result
 
 
 def det(x: Tensor) -> Tensor:
-    return torch.linalg.det(x)
+    result: Tensor = torch.linalg.det(x)
+    return result
 
 
 # ---------------------------------------------------------------- running sums
@@ -184,7 +186,7 @@ def _running(function: Operator, start: int, x: Tensor, axis: int, exclusive: in
     return result.flip(axis) if reverse else result
 
 
-TABLE = {
+TABLE: Table = {
     **{
         name: elementwise(getattr(torch, name.lower()))
         for name in (

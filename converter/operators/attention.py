@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converter.operators.casting import TORCH_TYPES
-from converter.operators.signatures import Known, refuses
+from converter.operators.signatures import Known, Table, refuses
 
 
 def _raw_scores_beside_softcap(known: Known) -> bool:
@@ -134,11 +134,8 @@ def rotary_embedding(
     cos, sin = cos_cache.unsqueeze(2), sin_cache.unsqueeze(2)  # batch, length, 1, width / 2
     first, second = (turned[..., 0::2], turned[..., 1::2]) if interleaved else turned.chunk(2, -1)
     real, imaginary = cos * first - sin * second, sin * first + cos * second
-    if interleaved:
-        turned = torch.stack((real, imaginary), -1).flatten(-2)
-    else:
-        turned = torch.cat((real, imaginary), -1)
-    result = torch.cat((turned, rest), -1)
+    pairs = torch.stack((real, imaginary), -1).flatten(-2) if interleaved else torch.cat((real, imaginary), -1)
+    result = torch.cat((pairs, rest), -1)
     return result.reshape(x.shape) if flat else result.transpose(1, 2)
 
 
@@ -194,7 +191,7 @@ def causal_conv_with_state(
     return (result if activation == "none" else F.silu(result)), padded[:, :, padded.shape[2] - reach :]
 
 
-TABLE = {
+TABLE: Table = {
     "Attention": attention,
     "CausalConvWithState": causal_conv_with_state,
     "LinearAttention": linear_attention,

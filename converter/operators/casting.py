@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from converter.operators.signatures import Table
+
 # FLOAT, UINT8, INT8, INT16, INT32, INT64, BOOL, FLOAT16, DOUBLE and BFLOAT16: what torch computes with
 DataType: TypeAlias = Literal[1, 2, 3, 5, 6, 7, 9, 10, 11, 16]
 DataTypeName: TypeAlias = Literal[
@@ -100,7 +102,7 @@ def _aligned(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor
     return parameter.reshape([-1 if each == axis % x.dim() else 1 for each in range(x.dim())])
 
 
-TABLE = {
+TABLE: Table = {
     "BitCast": bit_cast,
     "Cast": {1: cast_1, 6: cast},
     "CastLike": cast_like,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from converter.operators.casting import DataType
-from converter.operators.signatures import Body, Ints, Value
+from converter.operators.signatures import Body, Ints, Table, Value, refuses
 
 # ---------------------------------------------------------------- control flow
 
@@ -28,7 +28,9 @@ def loop(trips: int | None, condition: bool | None, *state: Value, body: Body, o
         for values, value in zip(scanned, result[1 + len(carried) :], strict=False):
             values.append(value)
         trip += 1
-    return (*carried, *(torch.stack(values) if values else torch.empty(0) for values in scanned))
+    if not trip:
+        return (*carried, *body.nothing[1 + len(carried) :])
+    return (*carried, *(torch.stack(values) for values in scanned))
 
 
 def scan(
@@ -54,6 +56,8 @@ def scan(
         result = body(*state, *inputs)
         state = result[:count]
         yielded.append(result[count:])
+    if not yielded:
+        return (*state, *body.nothing[count:])
     outputs = []
     for position, column in enumerate(zip(*yielded, strict=True)):
         axis = scan_output_axes[position] if scan_output_axes else 0
@@ -62,6 +66,7 @@ def scan(
     return (*state, *outputs)
 
 
+@refuses("sequence_lens", lambda known: known["lengths"] is not None, "given")
 def scan_8(
     lengths: Tensor | None, *values: Tensor, body: Body, directions: Ints | None = None, num_scan_inputs: int
 ) -> tuple[Tensor, ...]:
@@ -116,8 +121,8 @@ def concat_from_sequence(sequence: list[Tensor], *, axis: int, new_axis: int = 0
 
 def split_to_sequence(data: Tensor, sizes: Tensor | None = None, *, axis: int = 0, keepdims: int = 1) -> list[Tensor]:
     if sizes is None:
-        return list(data.split(1, axis) if keepdims else data.unbind(axis))
-    return list(data.split(int(sizes) if sizes.dim() == 0 else sizes.tolist(), axis))
+        return list(torch.split(data, 1, axis) if keepdims else data.unbind(axis))
+    return list(torch.split(data, int(sizes) if sizes.dim() == 0 else sizes.tolist(), axis))
 
 
 # ---------------------------------------------------------------- optional values
@@ -131,7 +136,7 @@ def optional_get_element(value: Value) -> Value:
     return value
 
 
-TABLE = {
+TABLE: Table = {
     "ConcatFromSequence": concat_from_sequence,
     "If": if_,
     "Loop": loop,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converter.errors import UnsupportedModel
-from converter.operators.signatures import Ints
+from converter.operators.signatures import Function, Ints, Known, Table, refuses
 
 AutoPad: TypeAlias = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
 
@@ -17,6 +17,18 @@ CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONVOLVE_BACK = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
+def _rank_beyond_torch(known: Known) -> bool:
+    w, kernel = known.get("w"), known["kernel_shape"]
+    rank = w.dim() - 2 if isinstance(w, Tensor) else len(kernel) if isinstance(kernel, tuple) else 2
+    return rank not in (1, 2, 3)
+
+
+def over_few_axes(function: Function) -> Function:
+    """The operator, refused over more spatial axes than torch has it for."""
+    return refuses("kernel_shape", _rank_beyond_torch, "over other than 1, 2 or 3 axes")(function)
+
+
+@over_few_axes
 def conv(
     x: Tensor,
     w: Tensor,
@@ -40,6 +52,7 @@ def conv(
     return CONVOLVE[rank](F.pad(x, torch_pads(pads)), w, b, strides, 0, dilations, group)
 
 
+@over_few_axes
 def conv_transpose(
     x: Tensor,
     w: Tensor,
@@ -81,6 +94,7 @@ def conv_transpose(
     return result if b is None else result + b.reshape(-1, *[1] * rank)
 
 
+@over_few_axes
 def conv_integer(
     x: Tensor,
     w: Tensor,
@@ -132,7 +146,7 @@ def _spatial_rank(w: Tensor, operator: str) -> int:
     return rank
 
 
-TABLE = {
+TABLE: Table = {
     "Conv": conv,
     "ConvInteger": conv_integer,
     "ConvTranspose": conv_transpose,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converter.operators.signatures import Ints, Known, refuses
+from converter.operators.signatures import Ints, Known, Table, refuses
 
 Padding: TypeAlias = Literal["zeros", "border", "reflection"]
 
@@ -193,18 +193,16 @@ def non_max_suppression(
     corners = _corners(boxes, center_point_box)  # batch, boxes, 4: low y, low x, high y, high x
     chosen = []
     for sample in range(scores.shape[0]):
-        overlaps = _overlaps(corners[sample]) > iou_threshold
         for kind in range(scores.shape[1]):
-            ranked = scores[sample, kind].sort(descending=True, stable=True).indices.tolist()
-            kept: list[int] = []
-            for box in ranked:
-                if len(kept) >= max_output_boxes_per_class:
+            ranked, order = scores[sample, kind].sort(descending=True, stable=True)
+            if score_threshold is not None:
+                order = order[ranked > score_threshold]
+            for _ in range(max_output_boxes_per_class):
+                if not len(order):
                     break
-                if score_threshold is not None and not scores[sample, kind, box] > score_threshold:
-                    break
-                if not overlaps[box, kept].any():
-                    kept.append(box)
-                    chosen.append((sample, kind, box))
+                best, order = order[0], order[1:]
+                chosen.append((sample, kind, int(best)))
+                order = order[_overlaps(corners[sample, best], corners[sample, order]) <= iou_threshold]
     return torch.tensor(chosen, dtype=torch.int64).reshape(-1, 3)
 
 
@@ -216,17 +214,15 @@ def _corners(boxes: Tensor, centred: int) -> Tensor:
     return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), -1)
 
 
-def _overlaps(corners: Tensor) -> Tensor:
-    """Intersection over union of every two boxes; a box without area overlaps nothing."""
-    low = torch.maximum(corners[:, None, :2], corners[None, :, :2])
-    high = torch.minimum(corners[:, None, 2:], corners[None, :, 2:])
-    common = (high - low).clamp(min=0).prod(-1)
-    area = (corners[:, 2:] - corners[:, :2]).clamp(min=0).prod(-1)
-    union = area[:, None] + area[None, :] - common
+def _overlaps(one: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of a box and each of the others; a box without area overlaps nothing."""
+    sides = torch.minimum(one[2:], others[:, 2:]) - torch.maximum(one[:2], others[:, :2])
+    common = sides.clamp(min=0).prod(-1)
+    union = (one[2:] - one[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(-1) - common
     return torch.where((common > 0) & (union > 0), common / union, 0)
 
 
-TABLE = {
+TABLE: Table = {
     "AffineGrid": affine_grid,
     "DeformConv": deform_conv,
     "GridSample": {16: grid_sample_16, 20: grid_sample},

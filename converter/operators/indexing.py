@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from converter.operators.signatures import Ints
+from converter.operators.signatures import Ints, Table
 
 Combination: TypeAlias = Literal["none", "add", "mul", "min", "max"]
 TORCH_REDUCE = {"add": "sum", "mul": "prod", "min": "amin", "max": "amax"}
@@ -24,11 +24,9 @@ def slice_(data: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, ste
         if step == 1:
             data = data.narrow(axis, min(first, size), max(0, last - first))
         else:
-            data = data.index_select(axis, torch.arange(first, last, step) if (last - first) * step > 0 else EMPTY)
+            places = range(first, last, step)
+            data = data.index_select(axis, torch.tensor(places, dtype=torch.int64, device=data.device))
     return data
-
-
-EMPTY = torch.empty(0, dtype=torch.int64)
 
 
 def slice_1(data: Tensor, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Tensor:
@@ -69,8 +67,12 @@ def non_zero(x: Tensor) -> Tensor:
 
 def one_hot(indices: Tensor, depth: int, values: Tensor, *, axis: int = -1) -> Tensor:
     """A place outside [-depth, depth - 1] is off everywhere."""
+    return one_hot_9(torch.where(indices < 0, indices + depth, indices), depth, values, axis=axis)
+
+
+def one_hot_9(indices: Tensor, depth: int, values: Tensor, *, axis: int = -1) -> Tensor:
+    """Up to opset 10 negative places are off everywhere too."""
     places = indices.long().unsqueeze(axis)
-    places = torch.where(places < 0, places + depth, places)
     shape = [1] * places.dim()
     shape[axis] = depth
     on = places == torch.arange(depth, device=places.device).reshape(shape)
@@ -133,13 +135,13 @@ def _wrapped(indices: Tensor, size: int) -> Tensor:
     return torch.where(indices < 0, indices + size, indices)
 
 
-TABLE = {
+TABLE: Table = {
     "Compress": compress,
     "Gather": gather,
     "GatherElements": gather_elements,
     "GatherND": gather_nd,
     "NonZero": non_zero,
-    "OneHot": one_hot,
+    "OneHot": {9: one_hot_9, 11: one_hot},
     "ReverseSequence": reverse_sequence,
     "Scatter": scatter_elements,
     "ScatterElements": scatter_elements,

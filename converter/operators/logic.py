@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from converter.operators.arithmetic import binary, elementwise, since_7
+from converter.operators.signatures import Table
 
 
 def is_inf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
@@ -20,7 +21,7 @@ def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(condition, a, b)
 
 
-TABLE = {
+TABLE: Table = {
     "And": since_7(torch.logical_and),
     "Equal": since_7(torch.eq),
     "Greater": since_7(torch.gt),

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from converter.errors import UnsupportedModel
 from converter.operators.casting import TORCH_TYPES
-from converter.operators.signatures import Ints
+from converter.operators.signatures import Ints, Known, Table, refuses
 
 
 def batch_normalization(
@@ -31,6 +32,7 @@ def batch_normalization(
     return result, mean * momentum + now * (1 - momentum), var * momentum + spread * (1 - momentum)
 
 
+@refuses("is_test", lambda known: known["output_count"] != 1, "0 (training)")
 def batch_normalization_1(
     x: Tensor,
     scale: Tensor,
@@ -112,20 +114,32 @@ def mean_variance_normalization(x: Tensor, *, axes: Ints = (0, 2, 3)) -> Tensor:
 
 
 def lrn(x: Tensor, *, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0, size: int) -> Tensor:
-    squares = F.pad(x.square().flatten(2), (0, 0, (size - 1) // 2, size // 2))
+    squares = F.pad(x.square().reshape(*x.shape[:2], -1), (0, 0, (size - 1) // 2, size // 2))
     total = squares.unfold(1, size, 1).sum(-1).reshape(x.shape)
     return x / (bias + alpha / size * total) ** beta
 
 
+def _drops(known: Known) -> bool:
+    return known["training_mode"] not in (None, False) and known["ratio"] != 0
+
+
+@refuses("training_mode", _drops, "other than false, whose result is random,")
 def dropout(
     x: Tensor, ratio: float = 0.5, training_mode: bool = False, *, seed: int | None = None, output_count: int = 1
 ) -> Tensor | tuple[Tensor, Tensor]:
+    if training_mode and ratio:
+        raise UnsupportedModel("Dropout with training_mode, whose result is random, is not supported.")
     return (x, torch.ones_like(x, dtype=torch.bool)) if output_count > 1 else x
 
 
+@refuses("is_test", lambda known: not known["is_test"], "0, whose result is random,")
 def dropout_1(
     x: Tensor, *, is_test: int = 0, ratio: float = 0.5, output_count: int = 1
 ) -> Tensor | tuple[Tensor, Tensor]:
+    return (x, torch.ones_like(x)) if output_count > 1 else x
+
+
+def dropout_7(x: Tensor, *, ratio: float = 0.5, output_count: int = 1) -> Tensor | tuple[Tensor, Tensor]:
     return (x, torch.ones_like(x)) if output_count > 1 else x
 
 
@@ -133,9 +147,9 @@ def dropout_10(x: Tensor, *, ratio: float = 0.5, output_count: int = 1) -> Tenso
     return (x, torch.ones_like(x, dtype=torch.bool)) if output_count > 1 else x
 
 
-TABLE = {
+TABLE: Table = {
     "BatchNormalization": {1: batch_normalization_1, 14: batch_normalization},
-    "Dropout": {1: dropout_1, 10: dropout_10, 12: dropout},
+    "Dropout": {1: dropout_1, 7: dropout_7, 10: dropout_10, 12: dropout},
     "GroupNormalization": {18: group_normalization_18, 21: group_normalization},
     "InstanceNormalization": instance_normalization,
     "LRN": lrn,

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converter.operators.convolution import AutoPad, same_pads, torch_pads
-from converter.operators.signatures import Ints
+from converter.operators.convolution import AutoPad, over_few_axes, same_pads, torch_pads
+from converter.operators.signatures import Ints, Table
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
+@over_few_axes
 def max_pool(
     x: Tensor,
     *,
@@ -57,6 +58,7 @@ def _unpadded_indices(where: Tensor, padded: Tensor, x: Tensor, pads: Ints, stor
     return flat + plane * prod(x.shape[2:])
 
 
+@over_few_axes
 def average_pool(
     x: Tensor,
     *,
@@ -181,7 +183,7 @@ def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
     return (x.abs() ** p).sum(tuple(range(2, x.dim())), keepdim=True) ** (1.0 / p)
 
 
-TABLE = {
+TABLE: Table = {
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
     "GlobalLpPool": {2: global_lp_pool},

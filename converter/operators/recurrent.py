@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converter.operators.indexing import reverse_sequence
-from converter.operators.signatures import Floats, Ints
+from converter.operators.signatures import Floats, Function, Ints, Known, Table, refuses
 
 Direction: TypeAlias = Literal["forward", "reverse", "bidirectional"]
 Activation: TypeAlias = Callable[[Tensor], Tensor]
@@ -35,6 +35,16 @@ SCALED: dict[str, tuple[Floats, Callable[..., Tensor]]] = {  # default alpha (an
 }
 
 
+def _unknown_function(known: Known) -> bool:
+    names = known["activations"]
+    return isinstance(names, tuple) and any(name.lower() not in {*PLAIN, *SCALED} for name in names)
+
+
+def _recurrent(function: Function) -> Function:
+    return refuses("activations", _unknown_function, "that are not in the standard")(function)
+
+
+@_recurrent
 def lstm(
     x: Tensor,
     w: Tensor,
@@ -71,7 +81,7 @@ def lstm(
 
         def cell(projected: Tensor, state: State) -> State:
             h, c = state
-            i, o, f, g = _clipped(projected + h @ r[k].t() + rb, None).chunk(4, -1)
+            i, o, f, g = (projected + h @ r[k].t() + rb).chunk(4, -1)
             i = sigma(_clipped(i + p_i * c, clip))
             f = 1 - i if input_forget else sigma(_clipped(f + p_f * c, clip))
             c = f * c + i * tanh_c(_clipped(g, clip))
@@ -84,6 +94,7 @@ def lstm(
     return _laid_out(y, layout), _states_laid_out(h, layout), _states_laid_out(c, layout)
 
 
+@_recurrent
 def gru(
     x: Tensor,
     w: Tensor,
@@ -112,19 +123,17 @@ def gru(
 
     def cell_of(k: int) -> tuple[Tensor, Cell]:
         sigma, tanh = functions[k]
+        gate_sizes = [2 * r.shape[-1], r.shape[-1]]
         wb, rb = _biases(b, k, x, r)
-        r_gates, r_new = r[k].split((2 * r.shape[-1], r.shape[-1]))
-        rb_gates, rb_new = rb.split((2 * r.shape[-1], r.shape[-1])) if b is not None else (rb, rb)
+        r_gates, r_new = torch.split(r[k], gate_sizes)
+        rb_gates, rb_new = torch.split(rb, gate_sizes) if b is not None else (rb, rb)
 
         def cell(projected: Tensor, state: State) -> State:
             (h,) = state
-            from_gates, from_new = projected.split((2 * r.shape[-1], r.shape[-1]), -1)
+            from_gates, from_new = torch.split(projected, gate_sizes, -1)
             z, reset = sigma(_clipped(from_gates + h @ r_gates.t() + rb_gates, clip)).chunk(2, -1)
-            if linear_before_reset:
-                inner = reset * (h @ r_new.t() + rb_new)
-            else:
-                inner = (reset * h) @ r_new.t() + rb_new
-            return ((1 - z) * tanh(_clipped(from_new + inner, clip)) + z * h,)
+            late = reset * (h @ r_new.t() + rb_new) if linear_before_reset else (reset * h) @ r_new.t() + rb_new
+            return ((1 - z) * tanh(_clipped(from_new + late, clip)) + z * h,)
 
         return x @ w[k].t() + wb, cell
 
@@ -132,6 +141,7 @@ def gru(
     return _laid_out(y, layout), _states_laid_out(h, layout)
 
 
+@_recurrent
 def rnn(
     x: Tensor,
     w: Tensor,
@@ -247,9 +257,13 @@ def _functions(
             continue
         constants, function = SCALED[name]
         chosen = [next(source, constant) for source, constant in zip((alpha, beta), constants, strict=False)]
-        functions.append(lambda x, function=function, chosen=chosen: function(x, *chosen))
+        functions.append(_with_constants(function, chosen))
     each = len(default)
     return [tuple(functions[k * each : (k + 1) * each]) for k in range(directions)]
+
+
+def _with_constants(function: Callable[..., Tensor], constants: list[float]) -> Activation:
+    return lambda x: function(x, *constants)
 
 
 def _defaults(names: Names, default: Names) -> bool:
@@ -294,7 +308,7 @@ def _clipped(x: Tensor, clip: float | None) -> Tensor:
     return x if clip is None else x.clamp(-clip, clip)
 
 
-TABLE = {
+TABLE: Table = {
     "GRU": gru,
     "LSTM": lstm,
     "RNN": rnn,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from converter.operators.signatures import Ints, Operator
+from converter.operators.signatures import Ints, Operator, Table
 
 Reduction: TypeAlias = Callable[[Tensor, Ints, bool], Tensor]
 
@@ -56,7 +56,8 @@ def _l1(x: Tensor, axes: Ints, keep: bool) -> Tensor:
 
 def _l2(x: Tensor, axes: Ints, keep: bool) -> Tensor:
     if x.is_floating_point():
-        return torch.linalg.vector_norm(x, 2, axes, keep)
+        norm: Tensor = torch.linalg.vector_norm(x, 2, axes, keep)
+        return norm
     return _sum(x.double().square(), axes, keep).sqrt().to(x.dtype)
 
 
@@ -130,7 +131,7 @@ def top_k_1(x: Tensor, *, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
     return top_k(x, k, axis=axis)
 
 
-TABLE = {
+TABLE: Table = {
     **{name: reduction(function) for name, function in REDUCTIONS.items()},
     "ArgMax": arg_max,
     "ArgMin": arg_min,

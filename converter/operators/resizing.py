@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from converter.operators.signatures import Floats, Ints
+from converter.operators.signatures import Floats, Ints, Table
 
 Mode: TypeAlias = Literal["nearest", "linear", "cubic"]
 Transformation: TypeAlias = Literal[
@@ -120,16 +120,20 @@ def _resampled(x: Tensor, axis: int, resampling: Resampling, extrapolation: floa
     places, weights, outside = _taps(resampling)  # output, taps; output, taps; output
     shape = [-1 if each == axis else 1 for each in range(x.dim())]
     if resampling.mode == "nearest":
-        result = x.index_select(axis, torch.from_numpy(places[:, 0]))
+        result = x.index_select(axis, _like(places[:, 0], x))
     else:
-        factors = torch.from_numpy(weights).to(x.dtype)
-        result = torch.zeros((), dtype=x.dtype)
+        factors = _like(weights, x).to(x.dtype)
+        result = x.new_zeros(())
         for tap in range(places.shape[1]):
-            taken = x.index_select(axis, torch.from_numpy(places[:, tap]))
+            taken = x.index_select(axis, _like(places[:, tap], x))
             result = result + taken * factors[:, tap].reshape(shape)
     if outside.any():
-        result = torch.where(torch.from_numpy(outside).reshape(shape), extrapolation, result)
+        result = torch.where(_like(outside, x).reshape(shape), extrapolation, result)
     return result
+
+
+def _like(values: NDArray[np.generic], x: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(x.device)
 
 
 @lru_cache(maxsize=256)
@@ -225,7 +229,7 @@ def _repeats(r: Resampling) -> bool:
     return rest == 0 and not outside.any() and np.array_equal(places[:, 0], np.arange(r.output) // times)
 
 
-TABLE = {
+TABLE: Table = {
     "Resize": {10: resize_10, 11: resize},
     "Upsample": {7: upsample_7, 9: resize_10},
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from converter.operators.casting import TORCH_TYPES, DataType
-from converter.operators.signatures import Ints, Number, Value
+from converter.operators.signatures import Ints, Number, Table, Value
 
 # ---------------------------------------------------------------- reading
 
@@ -73,7 +74,7 @@ def transpose(data: Tensor, *, perm: Ints | None = None) -> Tensor:
 
 
 def expand(data: Tensor, shape: Ints) -> Tensor:
-    return data.expand(torch.broadcast_shapes(data.shape, shape))
+    return data.expand(np.broadcast_shapes(data.shape, shape))
 
 
 def tile(data: Tensor, repeats: Ints) -> Tensor:
@@ -213,17 +214,17 @@ def split(
     """Without sizes the parts are equal, the last one smaller if need be."""
     if sizes is None:
         each = -(-data.shape[axis] // (num_outputs or output_count))
-        return data.split(each, axis)
-    return data.split(sizes, axis)
+        return torch.split(data, each, axis)
+    return torch.split(data, list(sizes), axis)
 
 
 def split_1(
     data: Tensor, sizes: Ints | None = None, *, axis: int = 0, split: Ints | None = None, output_count: int = 1
 ) -> tuple[Tensor, ...]:
-    return globals_split(data, sizes if split is None else split, axis=axis, output_count=output_count)
+    return _split(data, sizes if split is None else split, axis=axis, output_count=output_count)
 
 
-globals_split = split  # the attribute of split_1 hides the name
+_split = split  # an attribute hides the name
 
 
 # ---------------------------------------------------------------- made from shapes
@@ -250,7 +251,7 @@ def eye_like(data: Tensor, *, dtype: DataType | None = None, k: int = 0) -> Tens
     return (columns[None, :] - rows[:, None] == k).to(kind)
 
 
-TABLE = {
+TABLE: Table = {
     "CenterCropPad": center_crop_pad,
     "Col2Im": col2im,
     "Concat": {1: concat_1, 4: concat},

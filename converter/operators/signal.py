@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from converter.operators.casting import TORCH_TYPES, DataType
+from converter.operators.signatures import Table
 
 
 def dft(x: Tensor, dft_length: int | None = None, axis: int = -2, *, inverse: int = 0, onesided: int = 0) -> Tensor:
@@ -16,7 +17,8 @@ def dft(x: Tensor, dft_length: int | None = None, axis: int = -2, *, inverse: in
     signal = torch.view_as_complex(x.contiguous()) if x.shape[-1] == 2 else x[..., 0]
     if inverse and onesided:
         length = 2 * (x.shape[axis] - 1) if dft_length is None else dft_length
-        return torch.fft.irfft(signal, length, axis).unsqueeze(-1).to(x.dtype)
+        real: Tensor = torch.fft.irfft(signal, length, axis).unsqueeze(-1).to(x.dtype)
+        return real
     length = x.shape[axis] if dft_length is None else dft_length
     result = torch.view_as_real((torch.fft.ifft if inverse else torch.fft.fft)(signal, length, axis))
     return (result.narrow(axis, 0, length // 2 + 1) if onesided else result).to(x.dtype)
@@ -90,7 +92,7 @@ def mel_weight_matrix(
     return weights.to(TORCH_TYPES[output_datatype])
 
 
-TABLE = {
+TABLE: Table = {
     "BlackmanWindow": blackman_window,
     "DFT": {17: dft_17, 20: dft},
     "HammingWindow": hamming_window,

@@ -14,10 +14,10 @@ A keyword-only parameter named ``output_count`` is not an attribute: it receives
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ __all__ = [
     "Reader",
     "Refused",
     "Signature",
+    "Table",
     "Value",
     "refuses",
     "signature_of",
@@ -43,10 +44,12 @@ Ints: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = tuple[float, ...]
 Number: TypeAlias = int | float
 Value: TypeAlias = Any  # a tensor, a sequence (list) of tensors, or None for an absent optional
-Body: TypeAlias = Callable[..., tuple[Value, ...]]
 Operator: TypeAlias = Callable[..., Any]
 Reader: TypeAlias = Callable[[Tensor], object]
+Table: TypeAlias = Mapping[str, Operator | Mapping[int, Operator]]
 Known: TypeAlias = Mapping[str, object]  # arguments by name; GIVEN for a tensor that only a run will show
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 OUTPUT_COUNT = "output_count"
 GIVEN = object()
@@ -64,10 +67,10 @@ class Refused:
 REFUSALS: dict[Operator, tuple[Refused, ...]] = {}
 
 
-def refuses(attribute: str, applies: Callable[[Known], bool], what: str) -> Callable[[Operator], Operator]:
+def refuses(attribute: str, applies: Callable[[Known], bool], what: str) -> Callable[[Function], Function]:
     """The operator with a combination of arguments for which models are refused, before anything runs."""
 
-    def register(function: Operator) -> Operator:
+    def register(function: Function) -> Function:
         REFUSALS[function] = (*REFUSALS.get(function, ()), Refused(attribute, applies, what))
         return function
 
@@ -81,6 +84,18 @@ def _many(tensor: Tensor) -> tuple[Number, ...]:
 def _one(tensor: Tensor) -> Number:
     number: Number = tensor.item()
     return number
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A subgraph as a function from its inputs to its outputs."""
+
+    execute: Callable[[tuple[Value, ...]], list[Value]]
+    captured: Sequence[Value]
+    nothing: tuple[Tensor, ...]  # its outputs stacked over no runs, as far as their types are declared
+
+    def __call__(self, *values: Value) -> tuple[Value, ...]:
+        return tuple(self.execute((*values, *self.captured)))
 
 
 READERS: dict[object, Reader] = {
