@@ -1,0 +1,150 @@
+"""From a request with a model to a job in the queue: one way in for every route that takes models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
+
+from converter.errors import InvalidOption
+from service.auth import Principal, Scope
+from service.context import Context
+from service.options import Choices, canonical, read_options
+from service.problems import BadRequest, Forbidden
+from service.records import IdempotencyConflict, Job, NewJob, QueueFull, QuotaExceeded
+from service.uploads import Upload, discard, receive
+from service.webhooks import Refused, check_url
+
+__all__ = ["BODY", "FORM_OVERHEAD", "PRIORITY", "Wishes", "take"]
+
+PRIORITY = 100
+LARGE = 4 << 20  # a body above this is not read just to be told that the queue is full
+FORM_OVERHEAD = 1 << 20
+OPTIONS_FIELD = "options"
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": (
+            "The .onnx file, or a .zip that holds one .onnx with its external data. "
+            "It is only stored here; it is opened in a confined process of its own."
+        ),
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model"],
+                    "properties": {
+                        "model": {"type": "string", "format": "binary", "description": "The file."},
+                        "options": {"$ref": "#/components/schemas/ConversionOptions"},
+                    },
+                    "additionalProperties": False,
+                },
+                "encoding": {
+                    "model": {"contentType": "application/octet-stream"},
+                    "options": {"contentType": "application/json"},
+                },
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+"""For ``openapi_extra=``: the body is read as it comes, so the framework does not see it."""
+
+
+class Wishes(Choices):
+    """The query of a submission: the options again, for raw bodies, and how the job is to be treated."""
+
+    input: list[str] = Field(
+        default_factory=list,
+        max_length=64,
+        description="NAME=SPEC: what is known of one input, such as image=range=0:255; repeatable.",
+    )
+    fresh: bool = Field(default=False, description="Convert again, even if the result of the same is known.")
+    name: str | None = Field(default=None, max_length=200, description="The file's name, for a raw body.")
+    priority: int = Field(default=PRIORITY, ge=1, le=1000, description="1 goes first.")
+    webhook: str | None = Field(
+        default=None, max_length=2000, description="An https address that is told when the conversion ends."
+    )
+
+    def options(self) -> dict[str, Any]:
+        """The options among the wishes, those alone that were given; raises InvalidOption."""
+        given = self.model_dump(mode="json", include=set(Choices.model_fields) & self.model_fields_set)
+        inputs = {}
+        for each in self.input:
+            name, equals, spec = each.partition("=")
+            if not (name and equals):
+                raise InvalidOption(f"The input {each!r} is not NAME=SPEC.", field="input")
+            inputs[name] = spec
+        return given | ({"inputs": inputs} if inputs else {})
+
+
+async def take(
+    request: Request, context: Context, principal: Principal, wishes: Wishes, idempotency_key: str | None
+) -> Job:
+    """The job that the request asks for: new, or the one that an equal request got before."""
+    _check(context, principal, wishes)
+    given = wishes.options()
+    canonical(given)  # refused here rather than after an upload
+    await _refuse_early(request, context)
+    upload = await receive(request, context.jobs.artefacts, context.settings.max_upload_bytes, wishes.name)
+    context.metrics.uploaded_bytes.inc(upload.model.size)
+    try:
+        new = _new_job(upload, given, principal, wishes, idempotency_key)
+        return await run_in_threadpool(context.jobs.submit, new)
+    except (InvalidOption, BadRequest, IdempotencyConflict, QuotaExceeded, QueueFull):
+        await discard(context.jobs, upload.model)
+        raise
+
+
+def _new_job(
+    upload: Upload, given: dict[str, Any], principal: Principal, wishes: Wishes, idempotency_key: str | None
+) -> NewJob:
+    unknown = set(upload.fields) - {OPTIONS_FIELD}
+    if unknown:
+        name = min(unknown)
+        raise BadRequest(
+            f"The form has a field {name!r} that is not known.",
+            field=name,
+            remedy="Known are model and options; whatever else is wished comes in the query.",
+        )
+    if upload.fields.get(OPTIONS_FIELD):
+        given = given | read_options(upload.fields[OPTIONS_FIELD])
+    options = canonical(given)
+    facts = [upload.model.sha256, options, wishes.fresh, wishes.priority, wishes.webhook]
+    return NewJob(
+        owner=principal.owner,
+        model=upload.model,
+        model_name=upload.name,
+        options=options,
+        archive=upload.archive,
+        priority=wishes.priority,
+        webhook=wishes.webhook,
+        fresh=wishes.fresh,
+        idempotency_key=idempotency_key,
+        fingerprint=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
+        quota=principal.allowance.quota,
+    )
+
+
+def _check(context: Context, principal: Principal, wishes: Wishes) -> None:
+    if wishes.priority < PRIORITY and not principal.may(Scope.ADMIN):
+        raise Forbidden(f"To go before others (a priority below {PRIORITY}) needs the scope admin.")
+    if wishes.webhook is not None:
+        try:
+            check_url(wishes.webhook, context.settings)
+        except Refused as problem:
+            raise InvalidOption(str(problem), field="webhook") from problem
+
+
+async def _refuse_early(request: Request, context: Context) -> None:
+    """A large body is not read while the queue is full."""
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > LARGE:
+        waiting = (await run_in_threadpool(context.jobs.statistics)).queued
+        if waiting >= context.jobs.queue_limit:
+            raise QueueFull(retry_after=30)

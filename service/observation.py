@@ -1,0 +1,72 @@
+"""Around every request: its name in the log, its time in the metrics, safe headers, and no traceback to strangers."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import structlog
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+from service.problems import unexpected
+
+__all__ = ["Observation"]
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Where a route did not set its own."""
+
+
+class Observation:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = secrets.token_hex(8)
+        status, answered = 0, 0.0
+
+        async def watched(message: Message) -> None:
+            nonlocal status, answered
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    answered = time.perf_counter()
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            try:
+                await self._app(scope, receive, watched)
+            except Exception as problem:  # the boundary: a bug of ours ends this request and no other
+                if status:
+                    raise  # the answer is under way; the server cuts it off
+                await unexpected(Request(scope), problem)(scope, receive, watched)
+            finally:
+                self._observe(scope, status, (answered or time.perf_counter()) - started)
+
+    def _observe(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.http_seconds.labels(method, route, str(status)).observe(seconds)
+        if route not in QUIET:
+            job = scope.get("path_params", {}).get("conversion")
+            facts = {"method": method, "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
+            structlog.get_logger().info("request", **facts, **({"job": job} if job else {}))

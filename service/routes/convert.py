@@ -1,0 +1,111 @@
+"""``POST /v1/convert``: one call for curl, through the same durable job as everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from service.access import Converter
+from service.context import Context, FromContext
+from service.downloads import attachment, require_success
+from service.intake import BODY, Wishes, take
+from service.problems import failure_problem, problem_response, responses
+from service.records import Job, JobStatus
+from service.routes.conversions import IdempotencyKey, job_of
+
+__all__ = ["router"]
+
+MEMBERS = {"model": "model.int8.onnx", "report": "report.json", "html": "report.html"}
+PATIENCE = (0.1, 0.1, 0.2, 0.3, 0.5)  # seconds between looks at the job, the last one for ever
+
+router = APIRouter(
+    prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 409, 413, 415, 422, 429, 500, 503)
+)
+
+
+@router.post(
+    "/convert",
+    operation_id="convert",
+    summary="Convert and wait",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "model.int8.onnx, report.json and report.html.",
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+    openapi_extra=BODY,
+)
+async def convert(
+    request: Request,
+    context: FromContext,
+    principal: Converter,
+    wishes: Annotated[Wishes, Query()],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """A zip of the INT8 model and both reports, once they are there.
+
+    `curl -F model=@model.onnx http://127.0.0.1:8000/v1/convert -o result.zip`. Whoever hangs up loses nothing: the
+    conversion goes on, and the same request later gets its result.
+    """
+    job = await take(request, context, principal, wishes, idempotency_key)
+    job = await _ended(context, job)
+    if job.status is JobStatus.FAILED:
+        return problem_response(failure_problem(job.error or {}, job.id), request)
+    require_success(job)
+    headers = {
+        "Content-Disposition": attachment(job.model_name, ".int8.zip"),
+        "Content-Location": f"/v1/conversions/{job.id}",
+    }
+    return StreamingResponse(_zipped(context, job), headers=headers, media_type="application/zip")
+
+
+async def _ended(context: Context, job: Job) -> Job:
+    looks = 0
+    while not job.status.is_final:
+        await asyncio.sleep(PATIENCE[min(looks, len(PATIENCE) - 1)])
+        looks += 1
+        job = await job_of(context, job.id, job.owner)
+    return job
+
+
+class Outflow(io.RawIOBase):
+    """Takes what zipfile writes until somebody carries it away."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        before = len(self._bytes)
+        self._bytes += memoryview(data)  # type: ignore[arg-type]  # whatever RawIOBase promises to take
+        return len(self._bytes) - before
+
+    def carry(self) -> bytes:
+        taken = bytes(self._bytes)
+        self._bytes.clear()
+        return taken
+
+
+async def _zipped(context: Context, job: Job) -> AsyncIterator[bytes]:
+    outflow = Outflow()
+    with zipfile.ZipFile(outflow, "w") as archive:  # it cannot seek, which zipfile notices
+        for artefact, name in MEMBERS.items():
+            member = zipfile.ZipInfo(name, job.created_at.timetuple()[:6])
+            member.compress_type = zipfile.ZIP_STORED if artefact == "model" else zipfile.ZIP_DEFLATED
+            member.file_size = job.sizes[artefact]
+            with archive.open(member, "w") as stream:
+                async for chunk in context.jobs.artefacts.read(job.artefacts[artefact]):
+                    stream.write(chunk)
+                    if sent := outflow.carry():
+                        context.metrics.downloaded_bytes.inc(len(sent))
+                        yield sent
+    yield outflow.carry()
