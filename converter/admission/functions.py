@@ -6,10 +6,10 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, inliner
 
 from converter.admission.wire import shorten
 from converter.errors import InvalidModel, TooLarge
-from converter.graph import opset, subgraphs
+from converter.graph import subgraphs
 from converter.limits import Limits
 
-__all__ = ["expanded_size", "inline_functions"]
+__all__ = ["expanded_size", "inline_functions", "write_out"]
 
 Key = tuple[str, str, str]
 
@@ -26,8 +26,11 @@ def inline_functions(model: ModelProto, limits: Limits) -> ModelProto:
             field="functions",
             remedy="Export the model without model-local functions.",
         )
-    if not opset(model):
-        return model  # structure says so
+    return write_out(model)
+
+
+def write_out(model: ModelProto) -> ModelProto:
+    """The model with every call of its functions replaced by their bodies; weights are moved, not copied."""
     weights = [tensor.raw_data for tensor in model.graph.initializer]
     for tensor in model.graph.initializer:  # the inliner copies the model; weights need not take part
         tensor.ClearField("raw_data")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from onnx import ModelProto
 
 from converter.normalization.affine import BatchNormStatistics, fold_affine
+from converter.normalization.branches import take_known_branches
 from converter.normalization.constants import (
     hoist_constants,
     name_nodes,
@@ -16,6 +17,7 @@ from converter.normalization.constants import (
     strip_annotations,
 )
 from converter.normalization.equivalence import probe, verify_equivalence
+from converter.normalization.expansion import expand_new_operators
 from converter.normalization.folding import fold_constants, fold_shapes
 from converter.normalization.identities import merge_transposes, remove_identities
 from converter.normalization.opsets import unify_opset
@@ -27,8 +29,16 @@ __all__ = ["BatchNormStatistics", "Change", "Normalized", "normalize", "probe", 
 
 Pass = Callable[[ModelProto], tuple[ModelProto, Change]]
 
-FIRST: tuple[Pass, ...] = (strip_annotations, separate_inputs, unify_opset, hoist_constants)
-REPEATED: tuple[Pass, ...] = (fold_constants, fold_shapes, remove_identities, merge_transposes, remove_unused)
+FIRST: tuple[Pass, ...] = (strip_annotations, separate_inputs, expand_new_operators, unify_opset, hoist_constants)
+REPEATED: tuple[Pass, ...] = (
+    hoist_constants,
+    fold_constants,
+    fold_shapes,
+    take_known_branches,
+    remove_identities,
+    merge_transposes,
+    remove_unused,
+)
 LAST: tuple[Pass, ...] = (unify_gemm, restore_global_pooling, remove_unused, name_nodes)
 MOST_ROUNDS = 8
 

@@ -39,6 +39,9 @@ def _changes_nothing(node: NodeProto, graph: Graph, rewriting: Rewriting) -> boo
     match operator:
         case "Cast":
             return bool(graph.element_types.get(node.input[0]) == attribute(node, "to"))
+        case "CastLike":
+            known = graph.element_types.get(node.input[0])
+            return known is not None and known == graph.element_types.get(node.input[1])
         case "Pad":
             pads = rewriting.constant_input(node, 1)
             return pads is not None and not pads.any()

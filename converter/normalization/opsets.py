@@ -11,18 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from converter.admission.operators import name_of
 from converter.errors import UnsupportedModel
 from converter.graph import Array, Graph, attribute, opset, subgraphs, walk
+from converter.normalization.expansion import HIGHEST, fits
 from converter.normalization.rewriting import Change
 
-__all__ = ["LOWEST", "TARGET", "unify_opset"]
+__all__ = ["TARGET", "unify_opset"]
 
 TARGET = 17  # of older models: the last before reductions and Split changed again, and read by every onnxruntime
-LOWEST, HIGHEST = 17, 21
 
 
 class Upgrade:
@@ -35,7 +34,9 @@ class Upgrade:
         self._model = model
         self._ranks: dict[str, int] | None = None
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.read = {value.name for _, graph in walk(model.graph) for value in graph.output}
         for node, _ in walk(model.graph):
+            self.read.update(node.input)
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = node.attribute[0].t
 
@@ -75,7 +76,7 @@ def unify_opset(model: ModelProto) -> tuple[ModelProto, Change]:
     if version < TARGET:
         count = _upgrade(model.graph, Upgrade(model))
         version = TARGET
-    elif version > HIGHEST and all(_fits(node, HIGHEST) for node, _ in walk(model.graph)):
+    elif version > HIGHEST and all(fits(node, HIGHEST) for node, _ in walk(model.graph)):
         version = HIGHEST
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", version))
@@ -84,16 +85,6 @@ def unify_opset(model: ModelProto) -> tuple[ModelProto, Change]:
     model.ir_version = max(8, helper.find_min_ir_version_for(list(model.opset_import)))
     moved = f"Opset {before} became {version}, {count} operators adapted." if before != version else ""
     return model, Change("unify_opset", int(before != version), moved)
-
-
-def _fits(node: NodeProto, version: int) -> bool:
-    """The operator existed at that opset with all that the node uses."""
-    try:
-        schema = onnx.defs.get_schema(node.op_type, version, "")
-    except onnx.defs.SchemaError:
-        return False
-    known = all(each.name in schema.attributes for each in node.attribute)
-    return known and len(node.input) <= schema.max_input and len(node.output) <= schema.max_output
 
 
 def _upgrade(graph: GraphProto, upgrade: Upgrade) -> int:
@@ -164,7 +155,10 @@ def _batch_norm_9(node: NodeProto, _: Upgrade) -> list[NodeProto]:
 
 
 def _batch_norm_14(node: NodeProto, upgrade: Upgrade) -> list[NodeProto]:
-    del node.output[1:]  # running statistics that only training made; structure was checked, so unused ones go
+    """Inference mode has one output; the others were the running statistics of training."""
+    if not upgrade.read.isdisjoint(filter(None, node.output[1:])):
+        raise _refuse(node, "hands out statistics of training", "training_mode")
+    del node.output[1:]
     return [node]
 
 

@@ -121,6 +121,12 @@ class Rewriting:
         self.model.graph.initializer.append(tensor_of(tensor, array))
         self._tensors[tensor] = self.model.graph.initializer[-1]
 
+    def adopt(self, tensor: TensorProto, name: str) -> None:
+        """A copy of the tensor is an initializer of this name."""
+        self.model.graph.initializer.add().CopyFrom(tensor)
+        self.model.graph.initializer[-1].name = name
+        self._tensors[name] = self.model.graph.initializer[-1]
+
     def set_inputs(self, node: NodeProto, inputs: Iterable[str]) -> None:
         """The node reads these tensors."""
         self._leave(node)
@@ -142,13 +148,6 @@ class Rewriting:
         """The node's place is taken by others, in this order."""
         self._leave(node)
         self._replaced[id(node)] = list(others)
-        for other in others:
-            self._enter(other)
-
-    def insert_before(self, node: NodeProto, *others: NodeProto) -> None:
-        """Other nodes stand directly before the node."""
-        index = next(place for place, each in enumerate(self.nodes) if each is node)
-        self.nodes[index:index] = others
         for other in others:
             self._enter(other)
 
