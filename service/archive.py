@@ -26,6 +26,8 @@ def unpack(source: Path, model: Path, limit: int) -> None:
         if len(members) > MEMBERS:
             raise BadArchive(f"it has {len(members)} members; at most {MEMBERS} are taken.")
         paths = {each.filename: _safe_path(each) for each in members}
+        if len(set(paths.values())) < len(members):
+            raise BadArchive("two of its members have the same name.")
         models = [path for path in paths.values() if path.suffix.lower() == ".onnx"]
         if len(models) != 1:
             raise BadArchive(f"it holds {len(models)} files named .onnx; exactly one is wanted.")

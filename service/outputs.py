@@ -33,10 +33,11 @@ def opened(folder: Path, name: str, limit: int) -> Iterator[BufferedReader]:
             os.close(parent)
     except OSError as problem:
         raise BadOutput(f"{name} cannot be opened: {problem.strerror}.") from problem
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+        os.close(descriptor)
+        raise BadOutput(f"{name} is not a plain file.")
     with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            raise BadOutput(f"{name} is not a plain file.")
         if not 0 < facts.st_size <= limit:
             raise BadOutput(f"{name} has {facts.st_size} bytes; from 1 to {limit} are taken.")
         yield file
