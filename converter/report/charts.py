@@ -19,7 +19,7 @@ from converter.report.schema import (
     Size,
     Timings,
 )
-from converter.report.svg import Frame, Scale, clip, element, figure, path, symmetric_ticks, text, ticks
+from converter.report.svg import Frame, Scale, bent_ticks, clip, element, figure, path, text, ticks
 from converter.report.words import bytes_, error_share, milliseconds, number, percent, seconds, span
 
 __all__ = [
@@ -68,29 +68,29 @@ def _two_bars(
     name: str, title: str, description: str, rows: Sequence[tuple[str, float, str, str, tuple[float, float] | None]]
 ) -> Markup:
     largest = max(max(value, *(whisker or (0.0,))) for _, value, _, _, whisker in rows)
-    scale = Scale(0, largest, 44, 224)
+    scale = Scale(0, largest, 42, 152)
     parts: list[Markup] = []
     for index, (label, value, shown, cls, whisker) in enumerate(rows):
         y = 8 + 34 * index
         end = scale(value)
         parts += [
             text(label, 0, y + 15, cls="tick"),
-            element("rect", element("title", shown), x=44, y=y, width=max(end - 44, 2), height=22, rx=3, cls=cls),
+            element("rect", element("title", shown), x=42, y=y, width=max(end - 42, 2), height=22, rx=3, cls=cls),
         ]
         if whisker:
             low, high = scale(whisker[0]), scale(whisker[1])
             parts.append(element("line", x1=low, x2=high, y1=y + 11, y2=y + 11, cls="whisker"))
             end = max(end, high)
         parts.append(text(shown, end + 8, y + 16, cls="value"))
-    return figure(name, title, description, 300, 72, parts, "small")
+    return figure(name, title, description, 220, 70, parts, "small")
 
 
 def draw_interval(name: str, title: str, value: float | None, interval: Interval, floor: float | None = None) -> Markup:
     """A share of one with its interval on an axis from a round number up to 100 %, and the bar that was asked for."""
     lowest = min(interval.low, value if value is not None else 1, floor if floor is not None else 1)
     start = next((each for each in (0.98, 0.95, 0.9, 0.8, 0.5) if each <= lowest), 0.0)
-    scale = Scale(start, 1, 12, 288)
-    parts = [element("line", x1=12, x2=288, y1=26, y2=26, cls="rail")]
+    scale = Scale(start, 1, 8, 212)
+    parts = [element("line", x1=8, x2=212, y1=26, y2=26, cls="rail")]
     for share in (start, (start + 1) / 2, 1.0):
         anchor = "start" if share == start else "end" if share == 1 else "middle"
         parts.append(element("line", x1=scale(share), x2=scale(share), y1=34, y2=39, cls="grid"))
@@ -106,13 +106,13 @@ def draw_interval(name: str, title: str, value: float | None, interval: Interval
         bar = f"asked for: at least {percent(floor)}"
         parts.append(element("line", element("title", bar), x1=scale(floor), x2=scale(floor), y1=10, y2=42, cls="bar"))
     spoken = shown if value is None else f"{percent(value)}, {shown}"
-    return figure(name, title, spoken + ".", 300, 60, parts, "small")
+    return figure(name, title, spoken + ".", 220, 60, parts, "small")
 
 
-def draw_share(share: float) -> Markup:
-    """A bar as long as the share, for a cell of a table; the cell says the number in text."""
-    bar = element("rect", x=0, y=3, width=max(100 * share, 0.5), height=8, rx=2, cls="after")
-    return element("svg", bar, viewBox="0 0 100 14", cls="share", **{"aria-hidden": "true"})
+def draw_share(share: float, largest: float) -> Markup:
+    """A bar as long as the share of the largest, for a cell of a table; its neighbour says the number."""
+    bar = element("rect", x=0, y=3, width=max(100 * share / max(largest, 1e-9), 0.5), height=9, cls="after")
+    return element("svg", bar, viewBox="0 0 100 14", cls="share", preserveAspectRatio="none", **{"aria-hidden": "true"})
 
 
 def draw_kernels(kernels: Kernels) -> Markup:
@@ -148,7 +148,7 @@ def _stacked(name: str, title: str, rows: Sequence[tuple[str, float, str, str]])
         parts.append(element("rect", tip, x=x, y=0, width=max(width - 1.5, 0.5), height=20, rx=2, cls=cls))
         x += width
     spoken = ", ".join(f"{label} {shown}" for label, _, shown, _ in rows)
-    chart = figure(name, title, f"{spoken}.", 600, 20, parts, "stack")
+    chart = figure(name, title, f"{spoken}.", 600, 20, parts, "stack", stretch=True)
     key = Markup("").join(
         element("li", element("i", " ", cls=cls), f"{label} ", element("b", shown)) for label, _, shown, cls in rows
     )
@@ -177,13 +177,15 @@ def draw_sqnr(layers: Sequence[Layer]) -> Markup:
     known = [value for each in shown for value in (each.sqnr_alone_db, each.sqnr_in_place_db) if value is not None]
     if len(shown) < 2 or not known:
         return Markup("")
-    frame = Frame(height=320, right=64)
+    frame = Frame(height=330, top=30, right=64)
     low, high = min(0.0, *known), max(50.0, *known)
     y, x = Scale(low, high, *frame.y), Scale(0, len(shown) - 1, frame.x[0] + 10, frame.x[1] - 10)
-    marks = ticks(low, high, 5)
+    marks = ticks(low, high, 6)
     parts = frame.horizontal_lines(y, [(mark, f"{mark:g} dB") for mark in marks])
-    parts += frame.horizontal_lines(y, [(m, percent(error_share(m), 0)) for m in marks if 10 <= m <= 50], right=True)
-    parts.append(text("error", frame.x[1] + 8, frame.y[1] - 2, cls="tick"))
+    parts += frame.horizontal_lines(
+        y, [(m, f"{100 * error_share(m):.2g} %") for m in marks if 10 <= m <= 60], right=True
+    )
+    parts.append(text("error", frame.x[1] + 8, frame.y[1] - 14, cls="tick"))
     for values, cls in (
         ([each.sqnr_alone_db for each in shown], "alone"),
         ([each.sqnr_in_place_db for each in shown], "in-place"),
@@ -234,7 +236,7 @@ def draw_ranges(layers: Sequence[Layer]) -> Markup:
     frame = Frame(height=280)
     y = Scale(low, high, *frame.y, bend=lambda value: math.asinh(value / unit))
     x = Scale(0, len(shown) - 1, frame.x[0] + 10, frame.x[1] - 10)
-    parts = frame.horizontal_lines(y, [(mark, f"{mark:g}") for mark in symmetric_ticks(low, high)])
+    parts = frame.horizontal_lines(y, [(mark, number(mark)) for mark in bent_ticks(y)])
     step = (frame.x[1] - frame.x[0]) / len(shown)
     thick = min(14.0, max(1.5, step * 0.6))
     for index, each in enumerate(shown):
@@ -245,7 +247,13 @@ def draw_ranges(layers: Sequence[Layer]) -> Markup:
         )
         if each.observed_low is not None and each.observed_high is not None:
             ys = y(each.observed_low), y(each.observed_high)
-            parts.append(element("line", x1=centre, x2=centre, y1=ys[0], y2=ys[1], cls="observed"))
+            parts.append(
+                element("line", x1=centre, x2=centre, y1=min(ys[0], bottom), y2=max(ys[1], top), cls="observed")
+            )
+            for outside, edge in ((ys[0], max(ys[0], bottom)), (min(ys[1], top), top)):
+                start, end = (bottom, edge) if edge > bottom else (outside, edge)
+                if end - start > 1:
+                    parts.append(element("line", x1=centre, x2=centre, y1=start, y2=end, cls="cut"))
         tip = (
             f"{clip(each.node or each.tensor, 100)} ({clip(each.operator, 40)})\n"
             f"integers cover {number(each.low)} to {number(each.high)}"
@@ -263,7 +271,7 @@ def draw_ranges(layers: Sequence[Layer]) -> Markup:
 
 def draw_margins(margins: Histogram) -> Markup:
     """How sure FP32 was of its choices, and how sure of those that changed."""
-    frame = Frame(width=620, height=260, left=44)
+    frame = Frame(width=480, height=250, left=40)
     most = max(1, *margins.all)
     x = Scale(margins.edges[0], margins.edges[-1], *frame.x)
     y = Scale(0, most, *frame.y)
@@ -279,7 +287,7 @@ def draw_margins(margins: Histogram) -> Markup:
     parts += frame.below(x, [(mark, f"{mark:g}") for mark in ticks(margins.edges[0], margins.edges[-1], 5)])
     parts.append(frame.caption("probability of the first class minus that of the second, FP32"))
     description = f"Of {sum(margins.all)} inputs {sum(margins.flipped)} changed their class."
-    return figure("margins", "How sure the original was", description, frame.width, frame.height, parts, "wide")
+    return figure("margins", "How sure the original was", description, frame.width, frame.height, parts, "half")
 
 
 def draw_losses(curves: Sequence[Curve]) -> Markup:
@@ -290,7 +298,7 @@ def draw_losses(curves: Sequence[Curve]) -> Markup:
     values = [value for curve in drawn for value in curve.values]
     low, high = min(values), max(values)
     logarithmic = low > 0 and high > 100 * low
-    frame = Frame(width=620, height=260, left=60)
+    frame = Frame(width=480, height=250, left=52)
     if logarithmic:
         marks = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
         y = Scale(low, high, *frame.y, bend=math.log10)
@@ -310,7 +318,7 @@ def draw_losses(curves: Sequence[Curve]) -> Markup:
     parts.append(frame.caption("step"))
     spoken = "; ".join(f"{clip(c.name, 60)} from {number(c.values[0])} to {number(c.values[-1])}" for c in drawn)
     chart = figure(
-        "losses", "Loss while inputs were synthesized", f"{spoken}.", frame.width, frame.height, parts, "wide"
+        "losses", "Loss while inputs were synthesized", f"{spoken}.", frame.width, frame.height, parts, "half"
     )
     return chart + element("ul", *key, cls="key")
 
@@ -321,7 +329,7 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Markup:
     shown += [point for point in points if point.chosen and point not in shown]
     if not shown:
         return Markup("")
-    frame = Frame(width=620, height=280, left=64)
+    frame = Frame(width=480, height=280, left=64)
     sizes, costs = [point.size_bytes for point in shown], [point.predicted_kl for point in shown]
     x = Scale(min(sizes) * 0.98, max(sizes) * 1.02, *frame.x)
     y = Scale(min(0.0, *costs, 0.0), max(*costs, 1e-12, 1e-12) * 1.05, *frame.y)
@@ -341,9 +349,9 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Markup:
                 **place,
             )
         )
-    parts += frame.below(x, [(mark, bytes_(int(mark))) for mark in ticks(x.low, x.high, 4)])
+    parts += frame.below(x, [(mark, bytes_(int(mark))) for mark in ticks(x.low, x.high, 3)])
     parts.append(frame.caption("size of the weights"))
     taken = next((point for point in points if point.chosen), None)
     spoken = "" if taken is None else f"Taken: {bytes_(taken.size_bytes)} at {number(taken.predicted_kl)}."
     title = "Size against predicted divergence"
-    return figure("frontier", title, f"{len(points)} choices. {spoken}", frame.width, frame.height, parts, "wide")
+    return figure("frontier", title, f"{len(points)} choices. {spoken}", frame.width, frame.height, parts, "half")

@@ -26,12 +26,15 @@ MOST_CONTRIBUTORS = 10
 
 def render(report: Report) -> str:
     """One self-contained page of the report."""
-    layers = report.layers
+    layers, decisions = report.layers, report.fidelity.decisions
+    given = report.options.get("min_agreement")
+    asked = float(given) if isinstance(given, (int, float)) else None
     return _template().render(
         report=report,
         head=words.headline(report),
         charts=charts,
-        asked=report.options.get("min_agreement"),
+        asked=asked,
+        below=asked is not None and decisions is not None and decisions.agreement.value < asked,
         layers=_worst_in_order(layers),
         contributors=_contributors(layers),
         reasons=Counter(entry.reason for entry in report.quantization.kept_float).most_common(12),
@@ -56,6 +59,7 @@ def _template() -> Template:
         "ms": words.milliseconds,
         "seconds": words.seconds,
         "number": words.number,
+        "plural": words.plural,
         "thousands": words.thousands,
         "error_share": words.error_share,
         "clip": clip,

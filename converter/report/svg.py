@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Frame", "Scale", "clip", "element", "figure", "path", "symmetric_ticks", "text", "ticks"]
+__all__ = ["Frame", "Scale", "bent_ticks", "clip", "element", "figure", "path", "text", "ticks"]
 
 
 def clip(name: str, longest: int = 160) -> str:
@@ -46,9 +46,19 @@ def path(points: Sequence[tuple[float, float]], cls: str) -> Markup:
 
 
 def figure(
-    name: str, title: str, description: str, width: float, height: float, parts: Iterable[str], cls: str = ""
+    name: str,
+    title: str,
+    description: str,
+    width: float,
+    height: float,
+    parts: Iterable[str],
+    cls: str = "",
+    stretch: bool = False,
 ) -> Markup:
-    """A picture as wide as its place, with a title and a description for those who cannot see it."""
+    """A picture as wide as its place, with a title and a description for those who cannot see it.
+
+    With ``stretch`` its height is the page's to decide.
+    """
     return element(
         "svg",
         element("title", title, id=f"{name}-title"),
@@ -58,6 +68,7 @@ def figure(
         role="img",
         viewBox=f"0 0 {_short(width)} {_short(height)}",
         cls=f"chart {cls}".strip(),
+        preserveAspectRatio="none" if stretch else None,
         **{"aria-labelledby": f"{name}-title {name}-desc"},
     )
 
@@ -88,12 +99,17 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def symmetric_ticks(low: float, high: float) -> list[float]:
-    """Zero and every power of ten, of either sign, that matters between low and high."""
-    largest = max(abs(low), abs(high), 1e-9)
-    top = math.floor(math.log10(largest))
-    powers = [10.0**power for power in range(top - 1, top + 1)]
-    return [value for value in [*(-power for power in reversed(powers)), 0.0, *powers] if low <= value <= high]
+def bent_ticks(scale: Scale, apart: float = 26) -> list[float]:
+    """Zero and numbers of one digit (1, 2, 5) of either sign, the largest first, that lie ``apart`` on the scale."""
+    kept = [0.0] if scale.low <= 0 <= scale.high else []
+    for sign, end in ((1, scale.high), (-1, -scale.low)):
+        if end <= 0:
+            continue
+        top = math.floor(math.log10(end))
+        for value in (sign * digit * 10.0**power for power in range(top, top - 4, -1) for digit in (5, 2, 1)):
+            if abs(value) <= end and all(abs(scale(value) - scale(other)) >= apart for other in kept):
+                kept.append(value)
+    return sorted(kept)
 
 
 @dataclass(frozen=True)

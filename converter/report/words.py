@@ -15,6 +15,7 @@ __all__ = [
     "milliseconds",
     "number",
     "percent",
+    "plural",
     "seconds",
     "span",
     "thousands",
@@ -26,6 +27,8 @@ __all__ = [
 def percent(share: float, digits: int = 1) -> str:
     """98.4 %; never rounded up to 100 % and never down to 0 %."""
     value = share * 100
+    if value in (0, 100):
+        return f"{value:.0f} %"
     shown = f"{value:.{digits}f}"
     if float(shown) >= 100 > value:
         shown = f"{math.floor(value * 1000) / 1000:g}"
@@ -39,6 +42,11 @@ def span(interval: Interval, digits: int = 1) -> str:
     return f"{percent(interval.low, digits).removesuffix(' %')} to {percent(interval.high, digits)}"
 
 
+def plural(count: int, word: str) -> str:
+    """1 node, 2 nodes."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def bytes_(count: int) -> str:
     """1.24 MB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -49,7 +57,7 @@ def bytes_(count: int) -> str:
 
 def times(ratio: float) -> str:
     """3.7."""
-    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}"
+    return f"{ratio:.2f}" if ratio < 1.15 else f"{ratio:.1f}"
 
 
 def milliseconds(value: float) -> str:
@@ -64,7 +72,7 @@ def seconds(value: float) -> str:
 
 def number(value: float | None) -> str:
     """A number with four digits that matter; a dash for none."""
-    return "–" if value is None else f"{value:.4g}"
+    return "–" if value is None else f"{value:.4g}".replace("-", "−", 1 if value < 0 else 0)
 
 
 def thousands(count: int) -> str:
