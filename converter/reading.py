@@ -13,9 +13,8 @@ from torch import Tensor
 
 from converter.errors import InvalidModel, UnsupportedModel
 from converter.execution import Operation, Program
-from converter.operators import select
+from converter.operators import STEPWISE, select
 from converter.operators.casting import TORCH_TYPES
-from converter.operators.evaluated import EVALUATED, evaluated
 from converter.operators.signatures import GIVEN, REFUSALS, Operator, Parameter, Signature, Value, signature_of
 
 __all__ = ["read_model", "read_tensor"]
@@ -98,17 +97,6 @@ class _Reader:
     ) -> Operation:
         operator = self._versioned(node, name)
         function = select(node.op_type, self.opset)
-        if function is None and node.op_type in EVALUATED:
-            return Operation(
-                name=name,
-                operator=operator,
-                function=evaluated(node, self.opset),
-                inputs=tuple(node.input),
-                outputs=_trimmed(node.output),
-                attributes={},
-                readers=(None,) * len(node.input),
-                differentiable=False,
-            )
         if function is None:
             raise UnsupportedModel(
                 f"Node {name!r} uses the operator {operator}, which is not supported.", node=name, operator=operator
@@ -162,6 +150,7 @@ class _Reader:
             attributes=attributes,
             readers=tuple(signature.reader(position) for position in range(len(inputs))),
             bodies=bodies,
+            differentiable=node.op_type not in STEPWISE,
         )
 
     def _check_combinations(

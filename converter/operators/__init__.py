@@ -19,10 +19,11 @@ from converter.operators import (
     resizing,
     shape,
     signal,
+    text,
 )
 from converter.operators.signatures import Operator, Table
 
-__all__ = ["TABLE", "select"]
+__all__ = ["STEPWISE", "TABLE", "select"]
 
 FAMILIES = (
     activations,
@@ -41,9 +42,15 @@ FAMILIES = (
     resizing,
     shape,
     signal,
+    text,
 )
 
 TABLE: Table = {name: entry for family in FAMILIES for name, entry in family.TABLE.items()}
+
+
+STEPWISE = frozenset(  # of floats they make steps or counts, through which no gradient passes
+    {"Ceil", "DynamicQuantizeLinear", "Floor", "QuantizeLinear", "Round", "Sign", "TfIdfVectorizer"}
+)
 
 
 def select(name: str, opset: int) -> Operator | None:

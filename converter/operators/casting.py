@@ -102,10 +102,19 @@ def _aligned(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor
     return parameter.reshape([-1 if each == axis % x.dim() else 1 for each in range(x.dim())])
 
 
+def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eight bits over the range of the values, which always holds zero."""
+    low, high = x.min().clamp(max=0), x.max().clamp(min=0)
+    scale = (high - low) / 255
+    zero_point = torch.round((-low / scale).clamp(0, 255)).to(torch.uint8)
+    return quantize_linear(x, scale, zero_point), scale, zero_point
+
+
 TABLE: Table = {
     "BitCast": bit_cast,
     "Cast": {1: cast_1, 6: cast},
     "CastLike": cast_like,
     "DequantizeLinear": dequantize_linear,
+    "DynamicQuantizeLinear": dynamic_quantize_linear,
     "QuantizeLinear": quantize_linear,
 }

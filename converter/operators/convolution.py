@@ -52,7 +52,18 @@ def conv(
     return CONVOLVE[rank](F.pad(x, torch_pads(pads)), w, b, strides, 0, dilations, group)
 
 
+def _same_pads_with_gaps(known: Known) -> bool:
+    w, kernel, strides = known["w"], known["kernel_shape"], known["strides"]
+    kernel = tuple(w.shape[2:]) if isinstance(w, Tensor) else kernel
+    if known["auto_pad"] not in ("SAME_UPPER", "SAME_LOWER") or known["output_shape"] is not None:
+        return False
+    if not (isinstance(kernel, tuple) and isinstance(strides, tuple)):
+        return isinstance(strides, tuple)
+    return any(stride > width for stride, width in zip(strides, kernel, strict=True))
+
+
 @over_few_axes
+@refuses("auto_pad", _same_pads_with_gaps, "SAME_* and strides beyond the kernel")
 def conv_transpose(
     x: Tensor,
     w: Tensor,

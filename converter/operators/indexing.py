@@ -20,13 +20,21 @@ def slice_(data: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, ste
     axes = tuple(range(len(starts))) if axes is None else axes
     for axis, start, end, step in zip(axes, starts, ends, steps or (1,) * len(starts), strict=True):
         size = data.shape[axis]
-        first, last, step = slice(start, end, step).indices(size)
+        first, last = _bounded(start, size, step), _bounded(end, size, step, end=True)
         if step == 1:
-            data = data.narrow(axis, min(first, size), max(0, last - first))
+            data = data.narrow(axis, first, max(0, last - first))
         else:
             places = range(first, last, step)
             data = data.index_select(axis, torch.tensor(places, dtype=torch.int64, device=data.device))
     return data
+
+
+def _bounded(place: int, size: int, step: int, end: bool = False) -> int:
+    """The place on the axis; unlike Python, a first place before the axis is its first place when going backwards."""
+    place = place + size if place < 0 else place
+    if step > 0:
+        return min(max(place, 0), size)
+    return min(max(place, -1 if end else 0), size - 1)
 
 
 def slice_1(data: Tensor, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Tensor:
@@ -85,6 +93,25 @@ def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_ax
     place = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)  # batch, time
     rows = torch.arange(moved.shape[0], device=x.device)[:, None]
     return moved[rows, place].movedim((0, 1), (batch_axis, time_axis))
+
+
+def unique(
+    x: Tensor,
+    *,
+    axis: int | None = None,
+    sorted: Literal[0, 1] = 1,  # noqa: A002
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The values (slices along the axis), where each comes first, which of them each element is, and their counts."""
+    if axis is None:
+        x, axis = x.reshape(-1), 0
+    _, kind, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=axis)
+    places = torch.arange(x.shape[axis], device=x.device)
+    first = torch.full_like(counts, x.shape[axis]).scatter_reduce(0, kind, places, "amin")
+    if not sorted:
+        order = first.argsort()
+        rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=x.device))
+        first, kind, counts = first[order], rank[kind], counts[order]
+    return x.index_select(axis, first), first, kind, counts
 
 
 # ---------------------------------------------------------------- into
@@ -148,4 +175,5 @@ TABLE: Table = {
     "ScatterND": scatter_nd,
     "Slice": {1: slice_1, 10: slice_},
     "TensorScatter": tensor_scatter,
+    "Unique": unique,
 }

@@ -139,17 +139,19 @@ def dropout_1(
     return (x, torch.ones_like(x)) if output_count > 1 else x
 
 
-def dropout_7(x: Tensor, *, ratio: float = 0.5, output_count: int = 1) -> Tensor | tuple[Tensor, Tensor]:
-    return (x, torch.ones_like(x)) if output_count > 1 else x
+def _mask_wanted(known: Known) -> bool:
+    return known["output_count"] != 1
 
 
-def dropout_10(x: Tensor, *, ratio: float = 0.5, output_count: int = 1) -> Tensor | tuple[Tensor, Tensor]:
-    return (x, torch.ones_like(x, dtype=torch.bool)) if output_count > 1 else x
+@refuses("mask", _mask_wanted, "as an output")
+def dropout_7(x: Tensor, *, ratio: float = 0.5, output_count: int = 1) -> Tensor:
+    """In inference nothing is dropped; what a mask then holds is defined from opset 12 on only."""
+    return x
 
 
 TABLE: Table = {
     "BatchNormalization": {1: batch_normalization_1, 14: batch_normalization},
-    "Dropout": {1: dropout_1, 7: dropout_7, 10: dropout_10, 12: dropout},
+    "Dropout": {1: dropout_1, 7: dropout_7, 12: dropout},
     "GroupNormalization": {18: group_normalization_18, 21: group_normalization},
     "InstanceNormalization": instance_normalization,
     "LRN": lrn,

@@ -9,13 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converter.operators.convolution import AutoPad, over_few_axes, same_pads, torch_pads
-from converter.operators.signatures import Ints, Table
+from converter.operators.signatures import Function, Ints, Known, Table, refuses
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
+def _same_pads_dilated(known: Known) -> bool:
+    dilations = known["dilations"]
+    return str(known["auto_pad"]).startswith("SAME") and isinstance(dilations, tuple) and max(dilations) > 1
+
+
+def _plain_same(function: Function) -> Function:
+    return refuses("auto_pad", _same_pads_dilated, "SAME_* and dilations, on which runtimes differ,")(function)
+
+
 @over_few_axes
+@_plain_same
 def max_pool(
     x: Tensor,
     *,
@@ -59,6 +69,7 @@ def _unpadded_indices(where: Tensor, padded: Tensor, x: Tensor, pads: Ints, stor
 
 
 @over_few_axes
+@_plain_same
 def average_pool(
     x: Tensor,
     *,
@@ -90,6 +101,7 @@ def average_pool(
     )
 
 
+@_plain_same
 def lp_pool(
     x: Tensor,
     *,

@@ -21,18 +21,13 @@ Names: TypeAlias = tuple[str, ...]
 PLAIN: dict[str, Activation] = {
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
-    "softplus": F.softplus,
     "softsign": F.softsign,
     "tanh": torch.tanh,
 }
 SCALED: dict[str, tuple[Floats, Callable[..., Tensor]]] = {  # default alpha (and beta), function
-    "affine": ((1.0, 0.0), lambda x, alpha, beta: alpha * x + beta),
-    "elu": ((1.0,), lambda x, alpha: torch.where(x < 0, alpha * torch.expm1(x), x)),
     "hardsigmoid": ((0.2, 0.5), lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1)),
     "leakyrelu": ((0.01,), lambda x, alpha: F.leaky_relu(x, alpha)),
-    "scaledtanh": ((1.0, 1.0), lambda x, alpha, beta: alpha * torch.tanh(beta * x)),
-    "thresholdedrelu": ((1.0,), lambda x, alpha: torch.where(x > alpha, x, 0)),
-}
+}  # of the others runtimes do not agree on the defaults
 
 
 def _unknown_function(known: Known) -> bool:
@@ -41,7 +36,9 @@ def _unknown_function(known: Known) -> bool:
 
 
 def _recurrent(function: Function) -> Function:
-    return refuses("activations", _unknown_function, "that are not in the standard")(function)
+    return refuses(
+        "activations", _unknown_function, "other than HardSigmoid, LeakyRelu, Relu, Sigmoid, Softsign and Tanh"
+    )(function)
 
 
 @_recurrent

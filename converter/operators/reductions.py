@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from converter.errors import UnsupportedModel
 from converter.operators.signatures import Ints, Operator, Table
 
 Reduction: TypeAlias = Callable[[Tensor, Ints, bool], Tensor]
@@ -66,7 +67,9 @@ def _log_sum(x: Tensor, axes: Ints, keep: bool) -> Tensor:
 
 
 def _log_sum_exp(x: Tensor, axes: Ints, keep: bool) -> Tensor:
-    return torch.logsumexp(x if x.is_floating_point() else x.double(), axes, keep).to(x.dtype)
+    if not x.is_floating_point():
+        raise UnsupportedModel("ReduceLogSumExp of integers is not supported.", operator="ReduceLogSumExp")
+    return torch.logsumexp(x, axes, keep)
 
 
 def _sum_square(x: Tensor, axes: Ints, keep: bool) -> Tensor:

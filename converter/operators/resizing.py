@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from converter.operators.signatures import Floats, Ints, Table
+from converter.errors import UnsupportedModel
+from converter.operators.signatures import Floats, Ints, Known, Table, refuses
 
 Mode: TypeAlias = Literal["nearest", "linear", "cubic"]
 Transformation: TypeAlias = Literal[
@@ -99,7 +100,15 @@ def resize(
     return result if x.is_floating_point() else _saturated(result, x.dtype)
 
 
+def _shrinks(known: Known) -> bool:
+    scales = known["scales"]
+    return known["mode"] == "nearest" and isinstance(scales, tuple) and min(scales, default=1) < 1
+
+
+@refuses("mode", _shrinks, "'nearest' and a scale below 1, for which no rounding was defined before opset 11,")
 def resize_10(x: Tensor, scales: Floats, *, mode: Literal["nearest", "linear"] = "nearest") -> Tensor:
+    if _shrinks({"mode": mode, "scales": scales}):
+        raise UnsupportedModel("Resize-10 with mode 'nearest' and a scale below 1 is not supported.")
     return resize(x, None, scales, mode=mode, nearest_mode="floor", coordinate_transformation_mode="asymmetric")
 
 

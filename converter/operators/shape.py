@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from converter.errors import UnsupportedModel
 from converter.operators.casting import TORCH_TYPES, DataType
-from converter.operators.signatures import Ints, Number, Table, Value
+from converter.operators.signatures import Ints, Known, Number, Table, Value, refuses
 
 # ---------------------------------------------------------------- reading
 
@@ -109,6 +110,12 @@ def trilu(data: Tensor, k: int = 0, *, upper: int = 1) -> Tensor:
 # ---------------------------------------------------------------- padding and cropping
 
 
+def _crops_and_repeats(known: Known) -> bool:
+    pads = known["pads"]
+    return known["mode"] in ("reflect", "wrap") and isinstance(pads, tuple) and min(pads, default=0) < 0
+
+
+@refuses("pads", _crops_and_repeats, "that are negative beside a mode that repeats the data")
 def pad(
     data: Tensor,
     pads: Ints,
@@ -117,6 +124,8 @@ def pad(
     *,
     mode: Literal["constant", "reflect", "edge", "wrap"] = "constant",
 ) -> Tensor:
+    if _crops_and_repeats({"mode": mode, "pads": pads}):
+        raise UnsupportedModel(f"Pad with negative pads and mode {mode!r} is not supported.")
     axes = tuple(axis % data.dim() for axis in axes) if axes is not None else tuple(range(data.dim()))
     begins = dict(zip(axes, pads[: len(axes)], strict=True))
     ends = dict(zip(axes, pads[len(axes) :], strict=True))
