@@ -24,6 +24,7 @@ from converter.progress import Listener, Progress, Stage
 __all__ = ["BUG", "DISAPPOINTED", "DONE", "REFUSED", "STOPPED", "emit", "one_line", "run", "showing_progress"]
 
 DONE, BUG, REFUSED, DISAPPOINTED, STOPPED = 0, 1, 2, 3, 4
+TYPER_INTERRUPTED = 130  # what typer makes of KeyboardInterrupt
 
 CIRCUMSTANCES = {  # what the file system may answer to a command that is otherwise right
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EISDIR, errno.ENOTDIR,
@@ -40,7 +41,7 @@ def run(app: typer.Typer, arguments: Sequence[str], name: str = "zsq") -> int:
     try:
         with _signals_as_interrupts() as interrupted, _quiet_libraries():
             outcome = app(args=list(arguments), prog_name=name, standalone_mode=False)
-            if interrupted():  # typer turns KeyboardInterrupt into an exit code of its own
+            if outcome == TYPER_INTERRUPTED and interrupted():
                 raise Cancelled("Interrupted before the end; nothing was written.")
     except Exception as problem:  # the documented boundary: whatever happens becomes an exit code and a sentence
         if isinstance(problem, BrokenPipeError):
@@ -82,9 +83,8 @@ def _judge(problem: Exception) -> tuple[int, dict[str, str]]:
         case Stopped():
             return STOPPED, problem.facts()
         case ConversionError():
-            return BUG, problem.facts() | {
-                "remedy": f"{problem.remedy or ''} This is a bug of zsq. {REPORT_IT}".strip()
-            }
+            remedy = problem.remedy or ""
+            return BUG, problem.facts() | {"remedy": remedy if REPORT_IT in remedy else f"{remedy} {REPORT_IT}".strip()}
         case typer.TyperException():
             said = problem.format_message().replace("Value error, ", "").rstrip(".")
             message = f"{said or 'Missing command'}."
