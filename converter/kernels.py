@@ -37,6 +37,7 @@ INTEGER = re.compile(
 )
 EIGHT_BIT = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
 FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+BLOCKED = "com.microsoft.nchwc"  # float convolutions and pooling over blocks of channels, named after their output
 TOKEN = re.compile(r"_token_\d+$")
 
 
@@ -130,7 +131,11 @@ def _original(node: NodeProto, names: Mapping[str, NodeProto], source: Graph) ->
         if name in names:
             return name
         name = name.rpartition("/")[0]
-    made_by = (source.producer(output.removesuffix("_QuantizeLinear_Output")) for output in node.output if output)
+    results = [
+        *(output.removesuffix("_QuantizeLinear_Output") for output in node.output),
+        node.name.removesuffix("_nchwc"),
+    ]
+    made_by = (source.producer(result) for result in results if result)
     return next((producer.name for producer in made_by if producer is not None), None)
 
 
@@ -169,6 +174,8 @@ def _on_integers(node: NodeProto, types: Mapping[str, int]) -> bool:
 def _computes_in_float(node: NodeProto, types: Mapping[str, int]) -> bool:
     if node.op_type in MOVEMENT:
         return False
+    if node.domain == BLOCKED:
+        return True
     return _any_float(node.output, types) or (
         not any(o in types for o in node.output) and _any_float(node.input, types)
     )
