@@ -51,7 +51,8 @@ async def page(context: FromContext) -> HTMLResponse:
 
 @router.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
-    return rendered("docs.html", api=documented(request.app.openapi()))
+    base = str(request.base_url).rstrip("/")
+    return rendered("docs.html", api=documented(request.app.openapi()), base=base)
 
 
 @router.get("/static/{name}")
