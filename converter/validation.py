@@ -114,7 +114,7 @@ def _load_arrays(path: Path, graph: Graph) -> ValidationData:
             raise _refusal(f"{path.name} has no array for the input {value.name!r}; it has {present}")
         inputs[value.name] = _fitting(arrays[value.name], value)
     labels = arrays.get(LABELS) if LABELS not in inputs else None
-    samples = len(labels) if labels is not None and labels.ndim else _leading(inputs)
+    samples = _count(inputs, graph)
     fixed = _check_sizes(inputs, graph, samples)
     kept = samples - samples % fixed if fixed else samples
     if kept < 1:
@@ -166,8 +166,11 @@ def _fitting(array: Array, value: Value) -> Array:
     return np.ascontiguousarray(array, wanted)
 
 
-def _leading(inputs: Mapping[str, Array]) -> int:
-    return next((len(array) for array in inputs.values() if array.ndim), 1)
+def _count(inputs: Mapping[str, Array], graph: Graph) -> int:
+    """The number of samples: the first size of the first input whose model leaves it open or takes fewer at a time."""
+    leading = [(value, len(inputs[value.name])) for value in graph.inputs if inputs[value.name].ndim]
+    open_or_more = (count for value, count in leading if not value.shape or value.shape[0] != count)
+    return next(open_or_more, leading[0][1] if leading else 1)
 
 
 def _check_sizes(inputs: Mapping[str, Array], graph: Graph, samples: int) -> int | None:

@@ -51,7 +51,7 @@ def test_a_convolution_between_grids_becomes_an_integer_kernel_and_keeps_its_nam
         helper.make_node("Conv", ["xd", "wd"], ["c"], name="first/conv"),
         *grid("out", "c", "y"),
     ]
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "wq": WEIGHT.astype(np.int8),
         "wz": np.array(0, np.int8),
         "s": np.array(0.1, np.float32),

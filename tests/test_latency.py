@@ -29,7 +29,8 @@ FEED = {"x": np.ones((1, 4), np.float32)}
 def test_medians_and_quartiles_in_milliseconds() -> None:
     latency = summarize([0.004, 0.002, 0.003], [0.001, 0.001, 0.001], threads=1, cpu=CPU, shapes={"x": (1, 4)})
     assert latency.float32.median_ms == pytest.approx(3)
-    assert (latency.float32.lower_ms, latency.float32.upper_ms) == (pytest.approx(2.5), pytest.approx(3.5))
+    assert latency.float32.lower_ms == pytest.approx(2.5)
+    assert latency.float32.upper_ms == pytest.approx(3.5)
     assert latency.speedup == pytest.approx(3)
     assert not latency.slower
     assert latency.cpu == "a processor"

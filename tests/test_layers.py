@@ -58,7 +58,7 @@ def images(count: int, seed: int) -> list[dict[str, np.ndarray]]:
     return [{"image": generator.standard_normal((4, 3, 16, 16)).astype(np.float32)} for _ in range(count // 4)]
 
 
-class Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         self.left = iter(images(16, seed=0))
 
