@@ -92,6 +92,13 @@ def test_nodes_out_of_order_are_put_in_order() -> None:
     assert [node.op_type for node in admit(model).model.graph.node] == ["Conv", "Relu"]
 
 
+def test_nodes_of_the_same_name_are_told_apart() -> None:
+    nodes = [CONV, helper.make_node("Relu", ["c"], ["d"], name="conv"), helper.make_node("Neg", ["d"], ["y"])]
+    admitted = admit(convolution(*nodes))
+    assert [node.name for node in admitted.model.graph.node] == ["conv", "conv_1", ""]
+    assert admitted.notes == ("1 nodes with the name of another were renamed.",)
+
+
 def test_sizes_of_minus_one_are_dynamic() -> None:
     model = convolution()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1

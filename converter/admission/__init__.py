@@ -14,7 +14,7 @@ from converter.admission.facts import ModelFacts, gather_facts
 from converter.admission.functions import inline_functions
 from converter.admission.loading import load
 from converter.admission.operators import check_operators
-from converter.admission.structure import check_graph, check_interface, check_sizes, check_versions
+from converter.admission.structure import check_graph, check_interface, check_sizes, check_versions, name_apart
 from converter.admission.weights import check_weights
 from converter.admission.widening import tensors, widen
 from converter.errors import InvalidModel
@@ -42,6 +42,7 @@ def admit(source: str | Path | bytes | ModelProto, limits: Limits = Limits()) ->
     check_operators(model)
     check_interface(model, limits)
     check_graph(model.graph)
+    notes += name_apart(model)
     notes += widen(model)
     check_weights(model)
     check_extent(model, limits)

@@ -11,10 +11,10 @@ from converter.admission.operators import name_of
 from converter.admission.widening import tensors
 from converter.admission.wire import check_tensor_size, check_total, shorten
 from converter.errors import InvalidModel, TooLarge, UnsupportedModel
-from converter.graph import captures, subgraphs
+from converter.graph import captures, subgraphs, walk
 from converter.limits import NEWEST_IR, NEWEST_OPSET, OLDEST_OPSET, Limits
 
-__all__ = ["check_graph", "check_interface", "check_sizes", "check_versions"]
+__all__ = ["check_graph", "check_interface", "check_sizes", "check_versions", "name_apart"]
 
 ELEMENT_TYPES = {
     TensorProto.FLOAT,
@@ -217,6 +217,23 @@ def check_graph(graph: GraphProto, outer: frozenset[str] = frozenset()) -> None:
         for body in subgraphs(node):
             check_graph(body, frozenset(known))
         known.update(node.output)
+
+
+def name_apart(model: ModelProto) -> tuple[str, ...]:
+    """No two nodes have the same name, which onnxruntime insists on; says so if that needed a change."""
+    taken = {node.name for node, _ in walk(model.graph)}
+    seen: set[str] = set()
+    count = 0
+    for node, _ in walk(model.graph):
+        if node.name and node.name in seen:
+            number = 1
+            while f"{node.name}_{number}" in taken:
+                number += 1
+            node.name = f"{node.name}_{number}"
+            taken.add(node.name)
+            count += 1
+        seen.add(node.name)
+    return (f"{count} nodes with the name of another were renamed.",) if count else ()
 
 
 def _check_unique(names: list[str], what: str) -> None:

@@ -112,6 +112,9 @@ def fold_shapes(model: ModelProto) -> tuple[ModelProto, Change]:
             if target is not None:
                 name = rewriting.add_constant(f"{node.input[1]}_constant", np.array(target, np.int64))
                 rewriting.set_inputs(node, [node.input[0], name])
+                kept = [each for each in node.attribute if each.name != "allowzero"]  # no size in the target was 0
+                if len(kept) < len(node.attribute):
+                    del node.attribute[:]
                 count += 1
     model = rewriting.finish()
     return model, Change("fold_shapes", count, f"{count} computations of sizes were replaced by the sizes.")
@@ -159,6 +162,12 @@ class ShapeVectors:
             if shape is not None:
                 start, end = attribute(node, "start", 0), attribute(node, "end")
                 self._set(result, shape[start:end])
+            return
+        if operator == "Size":
+            shape = self.graph.shapes.get(node.input[0], (None,))
+            sizes = [size for size in shape if isinstance(size, int)]
+            if len(sizes) == len(shape):
+                self._set(result, (math.prod(sizes),), scalar=True)
             return
         if operator == "Where":
             self._choose(node, result)
@@ -248,7 +257,7 @@ class ShapeVectors:
     def reshape_target(self, node: NodeProto) -> tuple[int, ...] | None:
         """The target of a Reshape with 0 for "as before" and at most one -1 for what is not a number."""
         target, source = self.known.get(node.input[1]), self.graph.shapes.get(node.input[0])
-        if target is None or attribute(node, "allowzero", 0) or node.input[1] in self._scalars:
+        if target is None or node.input[1] in self._scalars:
             return None
         sizes: list[int] = []
         for axis, size in enumerate(target):
