@@ -45,16 +45,18 @@ class ValidationData:
     notes: tuple[str, ...] = ()
 
 
-def load_validation(path: Path, model: ModelProto, preparation: Preparation | None = None) -> ValidationData:
+def load_validation(
+    path: Path, model: ModelProto, preparation: Preparation | None = None, *, largest_bytes: int = LARGEST_BYTES
+) -> ValidationData:
     """The data at ``path``, known to fit the model; raises InvalidOption naming what does not.
 
-    ``preparation`` is needed for pictures only.
+    ``preparation`` is needed for pictures only, ``largest_bytes`` bounds the arrays of an .npz file together.
     """
     graph = Graph(model)
     if path.is_dir():
         return _load_pictures(path, graph, preparation)
     if path.suffix.lower() == ".npz":
-        return _load_arrays(path, graph)
+        return _load_arrays(path, graph, largest_bytes)
     raise _refusal(f"{path.name} is neither an .npz file nor a folder")
 
 
@@ -105,8 +107,8 @@ def _refusal(problem: str, remedy: str | None = None) -> InvalidOption:
 # --------------------------------------------------------------------------------------------------------------- arrays
 
 
-def _load_arrays(path: Path, graph: Graph) -> ValidationData:
-    arrays = _read_npz(path, {value.name for value in graph.inputs} | {LABELS})
+def _load_arrays(path: Path, graph: Graph, largest_bytes: int) -> ValidationData:
+    arrays = _read_npz(path, {value.name for value in graph.inputs} | {LABELS}, largest_bytes)
     inputs: dict[str, Array] = {}
     for value in graph.inputs:
         if value.name not in arrays:
@@ -137,12 +139,12 @@ def _load_arrays(path: Path, graph: Graph) -> ValidationData:
     return ValidationData(path.name, kept, feeds, checked, "arrays as they are in the file", notes)
 
 
-def _read_npz(path: Path, wanted: set[str]) -> dict[str, Array]:
+def _read_npz(path: Path, wanted: set[str], largest_bytes: int) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             declared = sum(entry.file_size for entry in entries)
-        if len(entries) > MOST_ENTRIES or declared > LARGEST_BYTES:
+        if len(entries) > MOST_ENTRIES or declared > largest_bytes:
             raise _refusal(f"{path.name} holds {len(entries)} arrays of {declared} bytes, which is too much")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name in wanted}

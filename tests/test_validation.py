@@ -208,14 +208,13 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
         load_validation(tmp_path / "data.npz", classifier(WEIGHT))
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.zeros((1_000_000, 6), np.float32))
     with zipfile.ZipFile(tmp_path / "data.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", buffer.getvalue())
-    monkeypatch.setattr("converter.validation.LARGEST_BYTES", 1_000_000)
     with pytest.raises(InvalidOption, match="too much"):
-        load_validation(tmp_path / "data.npz", classifier(WEIGHT))
+        load_validation(tmp_path / "data.npz", classifier(WEIGHT), largest_bytes=1_000_000)
 
 
 def test_whole_numbers_are_not_made_of_fractions(tmp_path: Path) -> None:
@@ -265,8 +264,8 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
         measure_validation(data, brightness(), brightness())
 
 
-def test_a_picture_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = pictures(tmp_path / "set", size=(64, 64))
-    monkeypatch.setattr("converter.pictures.MOST_PIXELS", 1000)
-    with pytest.raises(InvalidOption, match="64x64"):
-        measure_validation(load_validation(folder, brightness(), SIGNED), brightness(), brightness())
+def test_a_picture_of_too_many_pixels_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    Image.new("1", (9000, 8000)).save(tmp_path / "set" / "large.png")
+    with pytest.raises(InvalidOption, match="9000x8000"):
+        measure_validation(load_validation(tmp_path / "set", brightness(), SIGNED), brightness(), brightness())
