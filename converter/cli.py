@@ -14,6 +14,7 @@ from converter.console import DISAPPOINTED, DONE, REFUSED, emit, one_line, run, 
 from converter.errors import InvalidOption
 from converter.options import Method, Options, Precision, Step, Target
 from converter.outputs import Outputs, existing_model, write_result
+from converter.progress import Stage
 
 if TYPE_CHECKING:
     from converter.report import Metric, Report
@@ -78,10 +79,17 @@ def convert(
     options = read_options(options_file, given)
     outputs = Outputs.beside(source, output, report, html)
     outputs.check(source)
-    with showing_progress(as_json) as listener:
-        from converter.pipeline import convert as convert_model  # torch and onnxruntime: seconds, so only now
+    machine = sys.stdout
 
-        result = convert_model(source, options, progress=listener, checkpoints=checkpoints)
+    def announce(stage: Stage, files: list[str]) -> None:
+        if as_json:
+            emit({"event": "checkpoint", "stage": stage, "files": files}, machine)
+
+    with showing_progress(as_json) as listener:
+        from converter.checkpoints import Checkpoints  # these bring torch and onnxruntime: seconds, so only now
+        from converter.pipeline import convert as convert_model
+
+        result = convert_model(source, options, listener, Checkpoints(checkpoints, announce))
         write_result(result, outputs)
     if as_json:
         emit({"event": "result", "model": str(outputs.model), "report": str(outputs.report), "html": str(outputs.html)})
