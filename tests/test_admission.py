@@ -96,7 +96,7 @@ def test_nodes_of_the_same_name_are_told_apart() -> None:
     nodes = [CONV, helper.make_node("Relu", ["c"], ["d"], name="conv"), helper.make_node("Neg", ["d"], ["y"])]
     admitted = admit(convolution(*nodes))
     assert [node.name for node in admitted.model.graph.node] == ["conv", "conv_1", ""]
-    assert admitted.notes == ("1 nodes with the name of another were renamed.",)
+    assert admitted.notes == ("Nodes renamed because another had the same name: 1.",)
 
 
 def test_sizes_of_minus_one_are_dynamic() -> None:

@@ -112,7 +112,7 @@ def test_bodies_are_upgraded_too() -> None:
     ]
     before = model_of(nodes, 10)
     after, change = unify_opset(ModelProto.FromString(before.SerializeToString()))
-    assert change.count == 1
+    assert change.sentence == "Nodes moved from opset 10 to 17: 5."
     assert verify_equivalence(before, after, probe(before)) == 0
 
 

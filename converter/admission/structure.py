@@ -233,7 +233,7 @@ def name_apart(model: ModelProto) -> tuple[str, ...]:
             taken.add(node.name)
             count += 1
         seen.add(node.name)
-    return (f"{count} nodes with the name of another were renamed.",) if count else ()
+    return (f"Nodes renamed because another had the same name: {count}.",) if count else ()
 
 
 def _check_unique(names: list[str], what: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
@@ -81,16 +81,9 @@ def normalize(model: ModelProto) -> Normalized:
 
 def _summed(changes: list[Change]) -> tuple[Change, ...]:
     """One change per pass that did something, in the order of first effect."""
-    latest: dict[str, list[Change]] = {}
+    sums: dict[str, Change] = {}
     for change in changes:
         if change.count:
-            latest.setdefault(change.name, []).append(change)
-    return tuple(_sum(group) for group in latest.values())
-
-
-def _sum(group: list[Change]) -> Change:
-    total = sum(change.count for change in group)
-    if len(group) == 1:
-        return group[0]
-    first = group[0]
-    return Change(first.name, total, first.sentence.replace(str(first.count), str(total), 1))
+            before = sums.get(change.name)
+            sums[change.name] = replace(change, count=change.count + (before.count if before else 0))
+    return tuple(sums.values())

@@ -61,8 +61,8 @@ def fold_affine(model: ModelProto) -> tuple[ModelProto, Change, tuple[BatchNormS
         if node.op_type == "BatchNormalization" and folding.rewriting.is_present(node):
             folding.settle_alone(node)
     model = folding.rewriting.finish()
-    sentence = f"{folding.count} normalizations, scalings and shifts were folded into weights."
-    return model, Change("fold_affine", folding.count, sentence), tuple(folding.statistics.values())
+    change = Change("fold_affine", folding.count, "Normalizations, factors and terms folded into weights")
+    return model, change, tuple(folding.statistics.values())
 
 
 class _Folding:

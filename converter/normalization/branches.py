@@ -19,7 +19,7 @@ def take_known_branches(model: ModelProto) -> tuple[ModelProto, Change]:
         if condition is not None and condition.size == 1:
             rewriting.replace(node, *_taken(node, condition, rewriting))
             count += 1
-    return rewriting.finish(), Change("take_known_branches", count, f"{count} If nodes were decided beforehand.")
+    return rewriting.finish(), Change("take_known_branches", count, "If nodes decided beforehand")
 
 
 def _taken(node: NodeProto, condition: Array, rewriting: Rewriting) -> list[NodeProto]:

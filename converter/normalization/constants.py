@@ -21,7 +21,7 @@ def strip_annotations(model: ModelProto) -> tuple[ModelProto, Change]:
         if graph.value_info:
             graph.ClearField("value_info")
     model.graph.ClearField("quantization_annotation")
-    return model, Change("strip_annotations", count, f"The exporter's notes on {count} nodes were left out.")
+    return model, Change("strip_annotations", count, "Nodes whose notes by the exporter were left out")
 
 
 def separate_inputs(model: ModelProto) -> tuple[ModelProto, Change]:
@@ -33,7 +33,7 @@ def separate_inputs(model: ModelProto) -> tuple[ModelProto, Change]:
         copies = [type(value).FromString(value.SerializeToString()) for value in kept]
         del model.graph.input[:]
         model.graph.input.extend(copies)
-    return model, Change("separate_inputs", count, f"{count} weights were listed as inputs and are constants now.")
+    return model, Change("separate_inputs", count, "Weights listed as inputs that are constants now")
 
 
 def hoist_constants(model: ModelProto) -> tuple[ModelProto, Change]:
@@ -56,7 +56,7 @@ def hoist_constants(model: ModelProto) -> tuple[ModelProto, Change]:
     if count:
         del graph.node[:]
         graph.node.extend(kept)
-    return model, Change("hoist_constants", count, f"{count} Constant nodes became initializers.")
+    return model, Change("hoist_constants", count, "Constant nodes that became initializers")
 
 
 def _constant_array(node: NodeProto) -> Array | None:
@@ -90,7 +90,7 @@ def name_nodes(model: ModelProto) -> tuple[ModelProto, Change]:
             taken.add(name)
             count += 1
         seen.add(node.name)
-    return model, Change("name_nodes", count, f"{count} nodes were given names.")
+    return model, Change("name_nodes", count, "Nodes given a name")
 
 
 def remove_unused(model: ModelProto) -> tuple[ModelProto, Change]:
@@ -112,4 +112,4 @@ def remove_unused(model: ModelProto) -> tuple[ModelProto, Change]:
         if graph.initializer[index].name not in needed:
             del graph.initializer[index]
             count += 1
-    return model, Change("remove_unused", count, f"{count} nodes and constants that no output needs were removed.")
+    return model, Change("remove_unused", count, "Nodes and constants removed that no output needs")

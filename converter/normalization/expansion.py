@@ -34,7 +34,7 @@ def expand_new_operators(model: ModelProto) -> tuple[ModelProto, Change]:
     if count:
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
         model = write_out(model)
-    return model, Change("expand_new_operators", count, f"{count} operators newer than opset 21 were written out.")
+    return model, Change("expand_new_operators", count, "Operators newer than opset 21 written out")
 
 
 def fits(node: NodeProto, version: int) -> bool:

@@ -44,7 +44,7 @@ def fold_constants(model: ModelProto) -> tuple[ModelProto, Change]:
             rewriting.make_constant(name, value)
         count += 1
     model = rewriting.finish()
-    return model, Change("fold_constants", count, f"{count} nodes that only computed constants were replaced by them.")
+    return model, Change("fold_constants", count, "Nodes replaced by the constants that they computed")
 
 
 def evaluate(node: NodeProto, values: Mapping[str, Array], version: int, largest: int) -> dict[str, Array]:
@@ -117,7 +117,7 @@ def fold_shapes(model: ModelProto) -> tuple[ModelProto, Change]:
                     del node.attribute[:]
                 count += 1
     model = rewriting.finish()
-    return model, Change("fold_shapes", count, f"{count} computations of sizes were replaced by the sizes.")
+    return model, Change("fold_shapes", count, "Computations of sizes replaced by the sizes")
 
 
 class ShapeVectors:

@@ -18,7 +18,7 @@ def remove_identities(model: ModelProto) -> tuple[ModelProto, Change]:
     graph = Graph(model)
     rewriting = Rewriting(model)
     count = sum(_changes_nothing(node, graph, rewriting) and rewriting.bypass(node) for node in rewriting.nodes)
-    return rewriting.finish(), Change("remove_identities", count, f"{count} nodes that changed nothing were removed.")
+    return rewriting.finish(), Change("remove_identities", count, "Nodes removed that changed nothing")
 
 
 def _changes_nothing(node: NodeProto, graph: Graph, rewriting: Rewriting) -> bool:
@@ -108,4 +108,4 @@ def merge_transposes(model: ModelProto) -> tuple[ModelProto, Change]:
         rewriting.set_inputs(node, [first.input[0]])
         rewriting.remove(first)
         count += 1
-    return rewriting.finish(), Change("merge_transposes", count, f"{count} pairs of transposes were merged.")
+    return rewriting.finish(), Change("merge_transposes", count, "Pairs of transposes merged")

@@ -72,39 +72,36 @@ Adapter = Callable[[NodeProto, Upgrade], list[NodeProto]]
 def unify_opset(model: ModelProto) -> tuple[ModelProto, Change]:
     """The model uses one opset from 17 to 21, a newer one only if it must, with an IR version to match."""
     before = version = opset(model)
-    count = 0
+    nodes = [node for node, _ in walk(model.graph)]
     if version < TARGET:
-        count = _upgrade(model.graph, Upgrade(model))
+        _upgrade(model.graph, Upgrade(model))
         version = TARGET
-    elif version > HIGHEST and all(fits(node, HIGHEST) for node, _ in walk(model.graph)):
+    elif version > HIGHEST and all(fits(node, HIGHEST) for node in nodes):
         version = HIGHEST
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", version))
     for node, _ in walk(model.graph):
         node.domain = ""
     model.ir_version = max(8, helper.find_min_ir_version_for(list(model.opset_import)))
-    moved = f"Opset {before} became {version}, {count} operators adapted." if before != version else ""
-    return model, Change("unify_opset", int(before != version), moved)
+    moved = len(nodes) if before != version else 0
+    return model, Change("unify_opset", moved, f"Nodes moved from opset {before} to {version}")
 
 
-def _upgrade(graph: GraphProto, upgrade: Upgrade) -> int:
-    count = 0
+def _upgrade(graph: GraphProto, upgrade: Upgrade) -> None:
     nodes: list[NodeProto] = []
     for node in graph.node:
         for body in subgraphs(node):
-            count += _upgrade(body, upgrade)
+            _upgrade(body, upgrade)
         adapted = [node]
         for version, operators in ADAPTERS.items():
             if version > upgrade.version and adapted[-1].op_type in operators:
                 adapted[-1:] = operators[adapted[-1].op_type](adapted[-1], upgrade)
-                count += 1
         nodes.extend(adapted)
     copies = [NodeProto() for _ in nodes]
     for copy, node in zip(copies, nodes, strict=True):
         copy.CopyFrom(node)
     del graph.node[:]
     graph.node.extend(copies)
-    return count
 
 
 def _take(node: NodeProto, name: str, default: Any = None) -> Any:

@@ -30,8 +30,8 @@ def restore_global_pooling(model: ModelProto) -> tuple[ModelProto, Change]:
             continue
         rewriting.replace(node, *_pooling(node, spatial, rewriting))
         count += 1
-    sentence = f"{count} means over all positions were written as GlobalAveragePool."
-    return rewriting.finish(), Change("restore_global_pooling", count, sentence)
+    change = Change("restore_global_pooling", count, "Means over all positions written as GlobalAveragePool")
+    return rewriting.finish(), change
 
 
 def _follows_convolution(tensor: str, rewriting: Rewriting) -> bool:

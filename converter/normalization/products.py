@@ -15,7 +15,7 @@ def unify_gemm(model: ModelProto) -> tuple[ModelProto, Change]:
     """Every Gemm with constant weight has alpha = beta = 1, transA = 0, transB = 1 and its bias per output."""
     rewriting = Rewriting(model)
     count = sum(_unify(node, rewriting) for node in rewriting.nodes if node.op_type == "Gemm")
-    return rewriting.finish(), Change("unify_gemm", count, f"{count} Gemm nodes were brought to one form.")
+    return rewriting.finish(), Change("unify_gemm", count, "Gemm nodes brought to one form")
 
 
 def _unify(node: NodeProto, rewriting: Rewriting) -> bool:

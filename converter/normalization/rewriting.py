@@ -15,11 +15,16 @@ __all__ = ["Change", "Rewriting"]
 
 @dataclass(frozen=True)
 class Change:
-    """What a pass did: its name, how often, and one sentence for the report."""
+    """What a pass did, to how many things, and both as one sentence for the report."""
 
     name: str
     count: int
-    sentence: str
+    what: str
+
+    @property
+    def sentence(self) -> str:
+        """For people: what was done and how often."""
+        return f"{self.what}: {self.count}."
 
 
 class Rewriting:
