@@ -280,7 +280,11 @@ async def _http_exception(request: Request, problem: Exception) -> JSONResponse:
     }
     kind = "TooLarge" if status == 413 else "".join(part.capitalize() for part in phrase.split())
     detail = details.get(status, str(problem.detail) if status < 500 else phrase)
-    return problem_response(problem_of(kind, detail, status), request, problem.headers)
+    headers = dict(problem.headers or {})
+    if status == 405:  # the framework names the methods of one route, and there are several at a path
+        known = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None), {})
+        headers |= {"Allow": ", ".join(sorted(map(str.upper, known)))} if known else {}
+    return problem_response(problem_of(kind, detail, status), request, headers)
 
 
 async def _validation_error(request: Request, problem: Exception) -> JSONResponse:

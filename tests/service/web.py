@@ -1,0 +1,69 @@
+"""The HTTP application for tests: on a real port, over a real database and store."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings
+
+__all__ = ["PROBLEM", "Api", "served", "told"]
+
+PROBLEM = "application/problem+json"
+
+
+class Api(httpx2.Client):
+    """An HTTP client of one running service."""
+
+    def submit(self, model: bytes, options: dict[str, Any] | None = None, **query: Any) -> httpx2.Response:
+        files: dict[str, Any] = {"model": ("net.onnx", model, "application/octet-stream")}
+        if options is not None:
+            files["options"] = (None, json.dumps(options).encode(), "application/json")
+        return self.post("/v1/conversions", files=files, params=query)
+
+    def wait_final(self, conversion: str, seconds: float = 60) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found: dict[str, Any] = self.get(f"/v1/conversions/{conversion}").json()
+            if found["status"] in ("succeeded", "failed", "cancelled"):
+                return found
+            time.sleep(0.05)
+        raise TimeoutError(f"{conversion} is still {found['status']}")
+
+
+def told(**what: Any) -> bytes:
+    """A model that tells the child of the tests what to do."""
+    return json.dumps(what).encode()
+
+
+@contextmanager
+def served(settings: Settings, key: str | None = None) -> Iterator[Api]:
+    """The application answers on a port of loopback until the end of the block."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1, lifespan="on"
+            )
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            with Api(base_url=url, headers=headers, timeout=30, trust_env=False) as api:
+                yield api
+        finally:
+            server.should_exit = True
+            thread.join()
