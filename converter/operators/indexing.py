@@ -8,15 +8,27 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from converter.operators.signatures import Ints, Table
+from converter.errors import UnsupportedModel
+from converter.operators.signatures import Ints, Known, Table, refuses
 
 Combination: TypeAlias = Literal["none", "add", "mul", "min", "max"]
+ENDLESS = (2**31 - 1, 2**63 - 1)
 TORCH_REDUCE = {"add": "sum", "mul": "prod", "min": "amin", "max": "amax"}
 
 # ---------------------------------------------------------------- out of
 
 
+def _backward_from_everywhere(known: Known) -> bool:
+    ends, steps = known["ends"], known["steps"]
+    if not (isinstance(ends, tuple) and isinstance(steps, tuple)):
+        return False
+    return any(step < 0 and end in ENDLESS for end, step in zip(ends, steps, strict=True))
+
+
+@refuses("ends", _backward_from_everywhere, "at the largest integer and a negative step, on which runtimes differ,")
 def slice_(data: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
+    if _backward_from_everywhere({"ends": ends, "steps": steps}):
+        raise UnsupportedModel("Slice to the largest integer with a negative step is not supported.", operator="Slice")
     axes = tuple(range(len(starts))) if axes is None else axes
     for axis, start, end, step in zip(axes, starts, ends, steps or (1,) * len(starts), strict=True):
         size = data.shape[axis]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from operator import gt
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,16 @@ MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def _same_pads_dilated(known: Known) -> bool:
-    dilations = known["dilations"]
-    return str(known["auto_pad"]).startswith("SAME") and isinstance(dilations, tuple) and max(dilations) > 1
+def _same_pads_with_gaps(known: Known) -> bool:
+    kernel, dilations, strides = known["kernel_shape"], known["dilations"], known["strides"]
+    if known["auto_pad"] not in ("SAME_UPPER", "SAME_LOWER"):
+        return False
+    apart = isinstance(strides, tuple) and isinstance(kernel, tuple) and any(map(gt, strides, kernel))
+    return apart or (isinstance(dilations, tuple) and max(dilations) > 1)
 
 
 def _plain_same(function: Function) -> Function:
-    return refuses("auto_pad", _same_pads_dilated, "SAME_* and dilations, on which runtimes differ,")(function)
+    return refuses("auto_pad", _same_pads_with_gaps, "SAME_* beside dilations or strides beyond the kernel")(function)
 
 
 @over_few_axes

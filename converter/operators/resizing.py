@@ -46,6 +46,19 @@ class Resampling:
     roi: tuple[float, float]
 
 
+def _part_of_a_corner(known: Known) -> bool:
+    scales = known["scales"]
+    aligned = known["coordinate_transformation_mode"] == "align_corners"
+    return aligned and isinstance(scales, tuple) and any(scale != int(scale) for scale in scales)
+
+
+def _unsettled_ties(known: Known) -> bool:
+    one_sided = known["mode"] == "nearest" and known["nearest_mode"] in ("floor", "ceil")
+    return one_sided and known["coordinate_transformation_mode"] in ("tf_crop_and_resize", "half_pixel_symmetric")
+
+
+@refuses("nearest_mode", _unsettled_ties, "floor or ceil beside places that rounding errors decide")
+@refuses("coordinate_transformation_mode", _part_of_a_corner, "'align_corners' and scales that are not whole")
 def resize(
     x: Tensor,
     roi: Floats | None = None,
@@ -74,7 +87,11 @@ def resize(
         factors = list(scales or ())
         outputs = [math.floor(factor * x.shape[axis]) for axis, factor in zip(axes, factors, strict=True)]
     cropping = coordinate_transformation_mode == "tf_crop_and_resize"
+    if cropping or coordinate_transformation_mode in ("align_corners", "pytorch_half_pixel"):
+        _check_whole(x.shape, axes, factors, outputs, to_one=coordinate_transformation_mode == "pytorch_half_pixel")
     regions = list(zip(roi[: len(axes)], roi[len(axes) :], strict=True)) if cropping and roi else []
+    if any(factor == 1 and region != (0.0, 1.0) for factor, region in zip(factors, regions, strict=False)):
+        raise UnsupportedModel("Resize with tf_crop_and_resize at scale 1 is not supported.", operator="Resize")
     wide = x if x.is_floating_point() else x.double()
     planned = {
         axis: Resampling(
@@ -98,6 +115,17 @@ def resize(
         for axis, resampling in planned.items():
             result = _resampled(result, axis, resampling, extrapolation_value)
     return result if x.is_floating_point() else _saturated(result, x.dtype)
+
+
+def _check_whole(shape: Ints, axes: Ints, factors: list[float], outputs: list[int], to_one: bool) -> None:
+    """Refuses where the mode asks for the resized length and that is not whole: runtimes differ on rounding it."""
+    for axis, factor, output in zip(axes, factors, outputs, strict=True):
+        if abs(factor * shape[axis] - output) > 1e-4 and (output == 1 or not to_one):
+            raise UnsupportedModel(
+                "Resize by the corners of a length that is not whole is not supported.",
+                operator="Resize",
+                attribute="coordinate_transformation_mode",
+            )
 
 
 def _shrinks(known: Known) -> bool:
@@ -153,7 +181,8 @@ def _taps(r: Resampling) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArra
     if r.transformation == "tf_crop_and_resize":
         outside = (source < 0) | (source > r.size - 1)
     if r.mode == "nearest":
-        places = _nearest(source, r.nearest)[:, None]
+        single = source.astype(np.float32).astype(np.float64)  # runtimes compute in float32, which decides ties
+        places = _nearest(single, r.nearest)[:, None]
         weights = np.ones_like(places, dtype=np.float64)
     else:
         stretch = min(r.scale, 1.0) if r.antialias else 1.0
