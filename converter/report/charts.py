@@ -238,7 +238,8 @@ def draw_ranges(layers: Sequence[Layer]) -> Markup:
     x = Scale(0, len(shown) - 1, frame.x[0] + 10, frame.x[1] - 10)
     parts = frame.horizontal_lines(y, [(mark, number(mark)) for mark in bent_ticks(y)])
     step = (frame.x[1] - frame.x[0]) / len(shown)
-    thick = min(14.0, max(1.5, step * 0.6))
+    thick = min(14.0, max(2.0, step * 0.7))
+    thin = min(2.0, thick / 3)
     for index, each in enumerate(shown):
         centre = x(index)
         top, bottom = y(each.high or 0), y(each.low or 0)
@@ -248,12 +249,20 @@ def draw_ranges(layers: Sequence[Layer]) -> Markup:
         if each.observed_low is not None and each.observed_high is not None:
             ys = y(each.observed_low), y(each.observed_high)
             parts.append(
-                element("line", x1=centre, x2=centre, y1=min(ys[0], bottom), y2=max(ys[1], top), cls="observed")
+                element(
+                    "line",
+                    x1=centre,
+                    x2=centre,
+                    y1=min(ys[0], bottom),
+                    y2=max(ys[1], top),
+                    cls="observed",
+                    stroke_width=thin,
+                )
             )
             for outside, edge in ((ys[0], max(ys[0], bottom)), (min(ys[1], top), top)):
                 start, end = (bottom, edge) if edge > bottom else (outside, edge)
                 if end - start > 1:
-                    parts.append(element("line", x1=centre, x2=centre, y1=start, y2=end, cls="cut"))
+                    parts.append(element("line", x1=centre, x2=centre, y1=start, y2=end, cls="cut", stroke_width=thin))
         tip = (
             f"{clip(each.node or each.tensor, 100)} ({clip(each.operator, 40)})\n"
             f"integers cover {number(each.low)} to {number(each.high)}"

@@ -120,26 +120,37 @@ def headline(report: Report) -> Headline:
 
 def _cost(report: Report) -> tuple[str, str]:
     fidelity, decisions = report.fidelity, report.fidelity.decisions
-    unseen = "no real data was used, so this is not accuracy on your data."
+    unseen = _on_real_data(report)
     if decisions is not None:
         agreement = decisions.agreement
         return (
             f"{percent(agreement.value)} of decisions unchanged",
             f"INT8 and the original chose the same class for {agreement.successes} of {agreement.n} synthetic inputs "
-            f"(95 % interval {span(agreement.interval)}); {unseen}",
+            f"(95 % interval {span(agreement.interval)}). {unseen}",
         )
     worst = worst_output(fidelity.outputs)
     if worst is None:
         return "outputs not comparable", f"No output could be compared on {fidelity.samples} synthetic inputs."
     if worst.sqnr_db is None:
-        return "outputs unchanged", f"No difference on {worst.samples} synthetic inputs; {unseen}"
+        return "outputs unchanged", f"No difference on {worst.samples} synthetic inputs. {unseen}"
     interval = worst.sqnr_interval
     spread = "" if interval is None else f", 95 % interval {interval.low:.1f} to {interval.high:.1f} dB"
     which = "The output" if len(fidelity.outputs) == 1 else "The output that changed most"
     return (
         f"outputs off by {percent(error_share(worst.sqnr_db))}",
         f"{which} differs from the original's by {percent(error_share(worst.sqnr_db))} of its size "
-        f"({worst.sqnr_db:.1f} dB{spread}) over {worst.samples} synthetic inputs; {unseen}",
+        f"({worst.sqnr_db:.1f} dB{spread}) over {worst.samples} synthetic inputs. {unseen}",
+    )
+
+
+def _on_real_data(report: Report) -> str:
+    """What the figure on synthetic inputs is not, or what was measured on the owner's data."""
+    if report.validation is None or not report.validation.metrics:
+        return "They are made up: this is not accuracy on your data."
+    metric = report.validation.metrics[0]
+    return (
+        f"On your own {metric.n} samples {metric.name} went from {percent(metric.float32)} to {percent(metric.int8)} "
+        f"(standard error of the difference {100 * metric.standard_error:.1f} points)."
     )
 
 
