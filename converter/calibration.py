@@ -103,7 +103,7 @@ class Observer:
     @property
     def centres(self) -> NDArray[np.float64]:
         """The middle of each bin."""
-        return (np.arange(2 * BINS) - BINS + 0.5) * self.width
+        return np.asarray((np.arange(2 * BINS) - BINS + 0.5) * self.width, np.float64)
 
     def range(self, rule: RangeRule, levels: int = 256) -> Range:
         """The range by ``rule``, with zero in it."""

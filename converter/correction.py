@@ -133,7 +133,9 @@ class _Stream:
         reads = [name for name in reads_of(node) if name in self.exact]
         exact = network.run({name: self.exact[name] for name in reads}, outputs)
         same = not replaced and all(self.rounded[name] is self.exact[name] for name in reads)
-        rounded = exact if same else network.run({name: self.rounded[name] for name in reads} | dict(replaced or {}), outputs)
+        rounded = (
+            exact if same else network.run({name: self.rounded[name] for name in reads} | dict(replaced or {}), outputs)
+        )
         self.store(exact, rounded)
 
     def store(self, exact: Mapping[str, Tensor], rounded: Mapping[str, Tensor]) -> None:
@@ -191,7 +193,9 @@ def _correct_layer(
         error += float(difference.square().sum())
         if number == 0:  # what rounding to nearest would have cost is told from one batch
             before = network.run(feeds | {weight_name: old}, [output])[output]
-            nearest_error = float((exact - before).square().sum()) / max(float((exact - exact.mean()).square().sum()), 1e-30)
+            nearest_error = float((exact - before).square().sum()) / max(
+                float((exact - exact.mean()).square().sum()), 1e-30
+            )
         runs.append((stream, exact, after))
     mean = (shift / max(places, 1)).float()
     if not settings.correct_bias or not _takes_bias(node, graph):

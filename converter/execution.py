@@ -65,6 +65,14 @@ class Program:
     def producers(self) -> Mapping[str, int]:
         return {name: index for index, each in enumerate(self.operations) for name in each.outputs if name}
 
+    @cached_property
+    def folded(self) -> Mapping[str, Value]:
+        """What follows from constants alone, large weights left out: shapes, scales, masks."""
+        planner = _Planner(self, (), frozenset())
+        for each in self.operations:
+            planner.fold(each)
+        return planner.static
+
     def plan(self, feeds: Iterable[str], fetch: Sequence[str], edited: Iterable[str] = ()) -> Plan:
         """How to get these tensors from those, kept for the next time."""
         feeds, edited = tuple(feeds), frozenset(edited)
@@ -176,6 +184,8 @@ class _Planner:
                 self.static[name] = value
 
     def plan(self, fetch: Sequence[str]) -> Plan:
+        if not self.edited.union(self.feeds).intersection(self.program.folded):
+            self.static = dict(self.program.folded)
         needed = self._needed(fetch)
         fed = tuple(self._slot(name) for name in self.feeds)
         steps = [step for index in needed if (step := self._step(self.program.operations[index]))]
@@ -216,7 +226,7 @@ class _Planner:
 
     def _step(self, operation: Operation) -> Step | None:
         """The operation as a step; None if its results are known already."""
-        if not operation.bodies and not self.edited.intersection(operation.outputs) and self._fold(operation):
+        if all(name in self.static for name in operation.outputs) or self.fold(operation):
             return None
         inputs: list[int] = []
         readers: list[tuple[int, Reader]] = []
@@ -249,8 +259,10 @@ class _Planner:
             release=(),
         )
 
-    def _fold(self, operation: Operation) -> bool:
+    def fold(self, operation: Operation) -> bool:
         """Whether the results follow from constants alone; then they are static from now on."""
+        if operation.bodies or self.edited.intersection(operation.outputs):
+            return False
         if any(name and name not in self.static for name in operation.inputs):
             return False
         arguments = [

@@ -201,7 +201,7 @@ class _Choices:
 
     def add(self, before: Array, after: Array) -> None:
         x, y = (each.reshape(len(each), -1).astype(np.float64) for each in (before, after))
-        keep = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+        keep: NDArray[np.bool_] = np.asarray(np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1))
         if keep.any() and self.certain is None:
             self.certain = are_probabilities(x[keep])
         self.classes = x.shape[1]

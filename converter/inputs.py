@@ -19,7 +19,17 @@ from converter.graph import Graph, Value, attribute
 from converter.options import InputSpec
 from converter.priors import Array, draw_features, draw_noise, draw_pictures, draw_signals, draw_tokens
 
-__all__ = ["ADJUSTABLE", "Feeds", "InputKind", "InputPlan", "Scaling", "assemble", "batch_limit", "describe_inputs", "draw"]
+__all__ = [
+    "ADJUSTABLE",
+    "Feeds",
+    "InputKind",
+    "InputPlan",
+    "Scaling",
+    "assemble",
+    "batch_limit",
+    "describe_inputs",
+    "draw",
+]
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -117,7 +127,9 @@ def describe_inputs(graph: Graph, specs: Mapping[str, InputSpec]) -> tuple[Input
     names = [each.name for each in graph.inputs]
     for name in specs:
         if name not in names:
-            raise InvalidOption(f"There is no input {name!r}.", field="inputs", remedy=f"The inputs are {', '.join(names)}.")
+            raise InvalidOption(
+                f"There is no input {name!r}.", field="inputs", remedy=f"The inputs are {', '.join(names)}."
+            )
     outputs = {(each.dtype, each.shape) for each in graph.outputs}
     return tuple(_describe(each, graph, specs.get(each.name, InputSpec()), outputs) for each in graph.inputs)
 
@@ -139,7 +151,9 @@ def _check_shape(value: Value, given: tuple[int, ...]) -> None:
     )
     if not fits:
         raise InvalidOption(
-            f"shape={'x'.join(map(str, given))} does not fit the input {value}.", field="inputs", remedy="State every axis."
+            f"shape={'x'.join(map(str, given))} does not fit the input {value}.",
+            field="inputs",
+            remedy="State every axis.",
         )
 
 
@@ -188,7 +202,12 @@ def _float_kind(declared: tuple[int | str | None, ...], graph: Graph, name: str)
         first, last = declared[1], declared[3]
         if first in (1, 3, 4) and not (first == 1 and _table(declared[2], declared[3])):
             return InputKind.PICTURE, False
-        if last in (1, 3, 4) and not isinstance(first, int | None) or last in (1, 3, 4) and readers <= {"Transpose", "Sub", "Mul", "Div", "Add"}:
+        if (
+            (last in (1, 3, 4)
+            and not isinstance(first, int | None))
+            or (last in (1, 3, 4)
+            and readers <= {"Transpose", "Sub", "Mul", "Div", "Add"})
+        ):
             return InputKind.PICTURE, True
         return InputKind.FEATURES, False
     if rank in (2, 3):
@@ -205,7 +224,9 @@ def _table(height: int | str | None, width: int | str | None) -> bool:
     return min(height, width) < 16 or max(height, width) > 3 * min(height, width)
 
 
-def _sample_shape(sizes: tuple[int | str | None, ...], kind: InputKind, channels_last: bool) -> tuple[tuple[int, ...], bool]:
+def _sample_shape(
+    sizes: tuple[int | str | None, ...], kind: InputKind, channels_last: bool
+) -> tuple[tuple[int, ...], bool]:
     """Concrete sizes for one sample, and whether any had to be chosen."""
     free = any(not isinstance(size, int) for size in sizes)
     typical = {InputKind.PICTURE: TYPICAL_SIDE, InputKind.SIGNAL: TYPICAL_SIGNAL}.get(kind, TYPICAL_LENGTH)
@@ -227,7 +248,9 @@ def _integers(
     if dtype.kind == "b" or (table is None and spec.tokens is None):
         return InputPlan(value.name, InputKind.FLAGS, dtype, shape, 0, free, settled=True, value=1.0, fixed_batch=fixed)
     tokens = spec.tokens or (0, table or 2)
-    return InputPlan(value.name, InputKind.TOKENS, dtype, shape, 0, free, settled=True, tokens=tokens, fixed_batch=fixed)
+    return InputPlan(
+        value.name, InputKind.TOKENS, dtype, shape, 0, free, settled=True, tokens=tokens, fixed_batch=fixed
+    )
 
 
 def _embedding_rows(name: str, graph: Graph) -> int | None:
@@ -258,7 +281,10 @@ def _state_batch_axis(value: Value, graph: Graph, outputs: set[tuple[str, Any]])
         return None
     name = value.name.lower()
     alike = any(
-        dtype == value.dtype and shape is not None and len(shape) == len(value.shape) and _compatible(shape, value.shape)
+        dtype == value.dtype
+        and shape is not None
+        and len(shape) == len(value.shape)
+        and _compatible(shape, value.shape)
         for dtype, shape in outputs
     )
     named = any(word in name for word in ("state", "hidden", "h0", "c0", "cache", "past", "h_in", "c_in"))
@@ -282,13 +308,17 @@ def _stated(plan: InputPlan, spec: InputSpec) -> InputPlan:
         width = max(len(mean), len(std))
         mean, std = mean * width if len(mean) == 1 else mean, std * width if len(std) == 1 else std
         if len(mean) != len(std) or (width > 1 and plan.kind is InputKind.PICTURE and width != plan.channels):
-            raise InvalidOption(f"mean and std of the input {plan.name!r} need one number, or one a channel.", field="inputs")
+            raise InvalidOption(
+                f"mean and std of the input {plan.name!r} need one number, or one a channel.", field="inputs"
+            )
         unit = 1.0
         if spec.value_range is not None and plan.kind is InputKind.PICTURE:
             unit = spec.value_range[1] - spec.value_range[0]
         if plan.kind is InputKind.PICTURE:
             scaling = Scaling(
-                "stated: mean and deviation", tuple(unit / s for s in std), tuple(-m / s for m, s in zip(mean, std, strict=True))
+                "stated: mean and deviation",
+                tuple(unit / s for s in std),
+                tuple(-m / s for m, s in zip(mean, std, strict=True)),
             )
         else:
             scaling = Scaling("stated: mean and deviation", std, mean)

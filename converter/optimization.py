@@ -11,17 +11,20 @@ from torch import Tensor
 
 from converter.calibration import Observer, RangeRule, observe, tensors
 from converter.correction import Correction, Settings, apply_correction, correct
+from converter.equalization import Equalization, equalize
 from converter.graph import Graph, attribute
 from converter.inputs import Feeds
 from converter.options import Options, Step
 from converter.placement import Placement, place, quantized_tensors
 from converter.precision import choose_precision
 from converter.quantization import Plan, Range
-from converter.reconstruction import Reconstruction
+from converter.reconstruction import Reconstruction, reconstruct
+from converter.report import StepTaken
 from converter.sensitivity import Damage, measure_damage
 
 __all__ = ["Optimized", "optimize", "sizes"]
 
+EQUALIZED = 32  # samples that tell each channel's range
 JUDGED = 8  # samples whose gradients weigh the damage
 
 
@@ -35,6 +38,7 @@ class Optimized:
     damage: Mapping[str, Damage]
     correction: Correction
     observed: Mapping[str, Observer]
+    steps: Sequence[StepTaken]
 
 
 def optimize(
@@ -49,10 +53,15 @@ def optimize(
     elements = sizes(network, graph, calibration[0])
     everything = place(graph, {})
     shared = quantized_tensors(graph, everything.nodes)
+    equalized = None
+    if Step.EQUALIZATION not in options.skip:
+        equalized = equalize(model, network, graph, shared, _first(calibration, EQUALIZED))
+        model = equalized.model
+        graph, network = Graph(model), reconstruct(model)
     providers = sorted(set(shared.values()))
     observed = observe(network, providers, calibration)
     progress(0.25, "ranges observed")
-    ranges = {name: _stated_bounds(name, graph, observed[name].range(RangeRule.MINMAX)) for name in providers}
+    ranges = {name: _stated_bounds(name, graph, _margin(observed[name].range(RangeRule.MINMAX))) for name in providers}
     damage = measure_damage(
         network, ranges, _judged_outputs(graph), [tensors(feeds) for feeds in _first(calibration, JUDGED)], options.seed
     )
@@ -74,7 +83,79 @@ def optimize(
         lambda share: progress(0.5 + 0.5 * share, "weights rounded and biases corrected"),
     )
     plan = Plan(placement.nodes, chosen, correction.grids, options.target)
-    return Optimized(apply_correction(model, correction), plan, placement, damage, correction, observed)
+    steps = _steps_taken(options, equalized, placement, everything, harm, correction)
+    return Optimized(apply_correction(model, correction), plan, placement, damage, correction, observed, steps)
+
+
+def _steps_taken(
+    options: Options,
+    equalized: Equalization | None,
+    placement: Placement,
+    everything: Placement,
+    harm: Mapping[str, float],
+    correction: Correction,
+) -> list[StepTaken]:
+    """The report's list of steps, each with the effect that was measured while it was taken."""
+    taken = []
+    if equalized is not None:
+        taken.append(
+            StepTaken(
+                name=Step.EQUALIZATION,
+                applied=equalized.channels > 0,
+                sentence=f"{equalized.channels} channels of {equalized.layers} layers brought to one range, the function unchanged.",
+            )
+        )
+    floats = sorted(everything.nodes - placement.nodes)
+    if Step.FLOAT_FALLBACK not in options.skip:
+        taken.append(
+            StepTaken(
+                name=Step.FLOAT_FALLBACK,
+                applied=bool(floats),
+                sentence=f"{len(floats)} nodes left in float, where integers cost most and save least.",
+                measure="estimated damage to the outputs by rounding activations",
+                before=sum(harm.values()),
+                after=sum(harm.get(name, 0.0) for name in _rounded_now(placement, harm)),
+                unit="relative squared error",
+            )
+        )
+    before = sum(each.nearest_error for each in correction.changes)
+    after = sum(each.error for each in correction.changes)
+    count = max(len(correction.changes), 1)
+    for step, applied, words in (
+        (
+            Step.ROUNDING,
+            Step.ROUNDING not in options.skip,
+            "Weights rounded so that errors compensate within each layer.",
+        ),
+        (
+            Step.BIAS_CORRECTION,
+            bool(correction.biases),
+            f"Biases of {len(correction.biases)} layers took up the mean error.",
+        ),
+    ):
+        taken.append(
+            StepTaken(
+                name=step,
+                applied=applied,
+                sentence=words,
+                measure="mean error of the layers' outputs, rounding and bias correction together",
+                before=before / count,
+                after=after / count,
+                unit="relative squared error",
+            )
+        )
+    return taken
+
+
+def _rounded_now(placement: Placement, harm: Mapping[str, float]) -> list[str]:
+    return [name for name in harm if name in placement.rounded]
+
+
+MARGIN = 1.0
+
+
+def _margin(each: Range) -> Range:
+    return Range(each.low * MARGIN, each.high * MARGIN, each.method)
 
 
 def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]:
@@ -90,7 +171,11 @@ def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]
 
     names = [name for node in graph.nodes for name in node.output if name]
     with torch.no_grad():
-        network.run(tensors(feeds), names[-1:] + [each.name for each in graph.outputs], edit={name: look(name) for name in names})
+        network.run(
+            tensors(feeds),
+            names[-1:] + [each.name for each in graph.outputs],
+            edit={name: look(name) for name in names},
+        )
     return found
 
 

@@ -16,7 +16,16 @@ from onnx import NodeProto
 from converter.graph import Graph, attribute
 from converter.quantization import FLOAT_OUTPUT
 
-__all__ = ["Placement", "candidates", "estimate_cost", "multiply_adds", "place", "quantized_tensors", "weight_of", "weighted_nodes"]
+__all__ = [
+    "Placement",
+    "candidates",
+    "estimate_cost",
+    "multiply_adds",
+    "place",
+    "quantized_tensors",
+    "weight_of",
+    "weighted_nodes",
+]
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 PASSING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "MaxPool"})
@@ -30,6 +39,7 @@ class Placement:
 
     nodes: frozenset[str]
     kept_float: Mapping[str, str]
+    rounded: frozenset[str] = frozenset()  # the tensors with a QuantizeLinear of their own range
 
 
 def weight_of(node: NodeProto, graph: Graph) -> tuple[str, int] | None:
@@ -52,7 +62,7 @@ def _runs_on_integers(node: NodeProto, graph: Graph) -> bool:
     if node.op_type in WEIGHTED:
         return weight_of(node, graph) is not None and _plain(node, graph)
     if node.op_type == "Resize":
-        return attribute(node, "mode", "nearest") == "nearest"
+        return bool(attribute(node, "mode", "nearest") == "nearest")
     if node.op_type == "AveragePool":
         return not attribute(node, "ceil_mode", 0) and len(graph.shapes.get(node.input[0]) or ()) == 4
     return node.op_type in PASSING | ARITHMETIC | MERGED
@@ -73,7 +83,9 @@ def quantized_tensors(graph: Graph, nodes: frozenset[str]) -> dict[str, str]:
     tensor of the integer model; operators that only move values around keep the range of what they move.
     """
     found: dict[str, str] = {}
-    merged = {node.input[0] for node in graph.nodes if node.name in nodes and node.op_type in MERGED and _merges(node, graph)}
+    merged = {
+        node.input[0] for node in graph.nodes if node.name in nodes and node.op_type in MERGED and _merges(node, graph)
+    }
     for node in graph.nodes:
         if node.name not in nodes:
             continue
@@ -121,7 +133,8 @@ def place(graph: Graph, kept_float: Mapping[str, str]) -> Placement:
                 chosen.remove(node.name)
                 dropped.setdefault(node.name, reason)
                 changed = True
-    return Placement(frozenset(chosen), dropped)
+    nodes = frozenset(chosen)
+    return Placement(nodes, dropped, frozenset(quantized_tensors(graph, nodes).values()))
 
 
 def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:

@@ -22,9 +22,7 @@ def draw_noise(count: int, shape: tuple[int, ...], generator: np.random.Generato
     return generator.standard_normal((count, *shape), np.float32)
 
 
-def draw_pictures(
-    count: int, channels: int, height: int, width: int, generator: np.random.Generator
-) -> Array:
+def draw_pictures(count: int, channels: int, height: int, width: int, generator: np.random.Generator) -> Array:
     """[count, channels, height, width] in [0, 1]: 1/f spectrum, channels that share their luminance, random contrast and offset.
 
     The exponent varies from 0.8 to 1.4 a picture. Colour is a small share of luminance. A third of the pictures carry one

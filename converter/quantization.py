@@ -12,7 +12,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,10 @@ from converter.options import Target
 
 __all__ = ["Plan", "QuantizedTensor", "Range", "WeightGrid", "quantize", "quantized_activations"]
 
-FLOAT_OUTPUT = ("MatMul", "Gemm")  # onnxruntime has kernels from integers to float for these: no rounding of their outputs
+FLOAT_OUTPUT = (
+    "MatMul",
+    "Gemm",
+)  # onnxruntime has kernels from integers to float for these: no rounding of their outputs
 WEIGHT_TYPES = {4: QuantType.QInt4, 8: QuantType.QInt8}
 
 
@@ -82,7 +85,12 @@ def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None
     eight_bit = QuantType.QInt8 if plan.target is Target.ARM64 else QuantType.QUInt8
     overrides: dict[str, list[dict[str, object]]] = {
         name: [
-            {"axis": grid.axis, "scale": np.float32(scale), "zero_point": np.int8(0), "quant_type": WEIGHT_TYPES[grid.bits]}
+            {
+                "axis": grid.axis,
+                "scale": np.float32(scale),
+                "zero_point": np.int8(0),
+                "quant_type": WEIGHT_TYPES[grid.bits],
+            }
             for scale in grid.scale
         ]
         for name, grid in plan.weights.items()
@@ -132,7 +140,7 @@ def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None
 
 
 @contextlib.contextmanager
-def _quiet() -> contextlib.AbstractContextManager[None]:  # type: ignore[misc]
+def _quiet() -> Iterator[None]:
     """onnxruntime's quantizer prints and logs advice that is meant for its direct users."""
     logger = logging.getLogger()
     level = logger.level

@@ -73,7 +73,7 @@ class _Reader:
             if node.op_type == "Constant":
                 constants[node.output[0]] = _constant(node, name)
             else:
-                operations.append(self._operation(node, name, frozenset(known), constants))
+                operations.append(self._operation(node, name, known, constants))
             known.update(node.output)
         for each in graph.output:
             if each.name not in known:
@@ -92,9 +92,7 @@ class _Reader:
                     tensor=tensor,
                 )
 
-    def _operation(
-        self, node: NodeProto, name: str, known: frozenset[str], constants: Mapping[str, Value]
-    ) -> Operation:
+    def _operation(self, node: NodeProto, name: str, known: set[str], constants: Mapping[str, Value]) -> Operation:
         operator = self._versioned(node, name)
         function = select(node.op_type, self.opset)
         if function is None:
@@ -105,31 +103,7 @@ class _Reader:
             self.signatures[function] = signature_of(function)
         signature = self.signatures[function]
         outputs = _trimmed(node.output)
-        attributes: dict[str, object] = {}
-        bodies: dict[str, Program] = {}
-        for attribute in node.attribute:
-            if attribute.name in LEGACY and attribute.name not in signature.attributes:
-                continue
-            parameter = signature.attributes.get(attribute.name)
-            if parameter is None:
-                raise UnsupportedModel(
-                    f"Node {name!r}: the attribute {attribute.name!r} of {operator} is not supported.",
-                    node=name,
-                    operator=operator,
-                    attribute=attribute.name,
-                )
-            if attribute.type == AttributeProto.GRAPH:
-                bodies[attribute.name] = self.graph(attribute.g, known)
-            else:
-                attributes[attribute.name] = _attribute(attribute, parameter, name, operator)
-        for parameter in signature.attributes.values():
-            if parameter.required and parameter.name not in attributes and parameter.name not in bodies:
-                raise InvalidModel(
-                    f"Node {name!r}: {operator} lacks its attribute {parameter.name!r}.",
-                    node=name,
-                    operator=operator,
-                    attribute=parameter.name,
-                )
+        attributes, bodies = self._attributes(node, signature, name, operator, known)
         if signature.counts_outputs:
             attributes["output_count"] = len(outputs)
         inputs = _trimmed(node.input)
@@ -152,6 +126,37 @@ class _Reader:
             bodies=bodies,
             differentiable=node.op_type not in STEPWISE,
         )
+
+    def _attributes(
+        self, node: NodeProto, signature: Signature, name: str, operator: str, known: set[str]
+    ) -> tuple[dict[str, object], dict[str, Program]]:
+        """The node's attributes, and those of them that are subgraphs."""
+        attributes: dict[str, object] = {}
+        bodies: dict[str, Program] = {}
+        for attribute in node.attribute:
+            if attribute.name in LEGACY and attribute.name not in signature.attributes:
+                continue
+            parameter = signature.attributes.get(attribute.name)
+            if parameter is None:
+                raise UnsupportedModel(
+                    f"Node {name!r}: the attribute {attribute.name!r} of {operator} is not supported.",
+                    node=name,
+                    operator=operator,
+                    attribute=attribute.name,
+                )
+            if attribute.type == AttributeProto.GRAPH:
+                bodies[attribute.name] = self.graph(attribute.g, frozenset(known))
+            else:
+                attributes[attribute.name] = _attribute(attribute, parameter, name, operator)
+        for parameter in signature.attributes.values():
+            if parameter.required and parameter.name not in attributes and parameter.name not in bodies:
+                raise InvalidModel(
+                    f"Node {name!r}: {operator} lacks its attribute {parameter.name!r}.",
+                    node=name,
+                    operator=operator,
+                    attribute=parameter.name,
+                )
+        return attributes, bodies
 
     def _check_combinations(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -36,7 +37,8 @@ class Declared:
 class Reconstruction(nn.Module):
     """Runs the model's graph, or any part of it, in torch.
 
-    ``weights`` are the initializers by name, to be read; to try another value, feed it under its name.
+    ``weights`` are the initializers by name, those in Constant nodes too; they are to be read, and to try another value
+    is to feed it under its name.
     ``without_gradient`` names the nodes through which no gradient passes.
     A graph declared for a single sample takes batches too, and gives what single runs put together give.
     """
@@ -44,20 +46,16 @@ class Reconstruction(nn.Module):
     def __init__(self, program: Program, declared: Mapping[str, Declared]) -> None:
         super().__init__()
         self.program = program
+        self.weights: dict[str, Tensor] = dict(program.constants)
         self.declared = declared
         self.input_names = program.inputs
         self.output_names = program.outputs
         self.without_gradient = tuple(_without_gradient(program))
         self.single_samples = SingleSamples(program)
         leading = [each.shape[0] for each in declared.values() if each.shape]
-        self.for_single_samples = bool(leading) and set(leading) == {1}
+        self.for_single_samples = set(leading) == {1} and len(declared) == len(program.inputs)
         self.inner_shapes: dict[str, Size] | None = None
         self.device = torch.device("cpu")
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """The initializers by name; weights in Constant nodes are among them."""
-        return dict(self.program.constants)
 
     def forward(self, *inputs: Value) -> Value:
         """The graph's outputs in order, a single one by itself."""
@@ -108,23 +106,30 @@ class Reconstruction(nn.Module):
         return Size([*declared[:1], *value.shape[1:]])
 
     def _inner_shapes(self) -> Mapping[str, Size]:
-        """The shapes of all tensors, from one run on zeros; none if a size of an input is open."""
+        """The shapes that nodes give for a single sample, from one run on zeros; none if a size of an input is open."""
         if self.inner_shapes is None:
             self.inner_shapes = {}
             if all(all(each.shape) for each in self.declared.values()):
-                names = [*self.program.producers]
-                plan = self.program.plan(self.program.inputs, names)
-                zeros = [torch.zeros(each.shape, dtype=each.dtype) for each in self.declared.values()]
-                with torch.no_grad():
-                    values = plan.execute(zeros)
-                self.inner_shapes = {
-                    name: value.shape for name, value in zip(names, values, strict=True) if isinstance(value, Tensor)
-                }
+                with torch.no_grad(), suppress(RuntimeError, IndexError):  # zeros are not valid to every model
+                    self.inner_shapes = self._shapes_of_zeros()
         return self.inner_shapes
+
+    def _shapes_of_zeros(self) -> dict[str, Size]:
+        plan = self.program.plan(self.program.inputs, self.program.outputs)
+        shapes: dict[str, Size] = {}
+
+        def watch(number: int, _: Sequence[Value], result: Sequence[Value]) -> None:
+            for name, value in zip(plan.steps[number].operation.outputs, result, strict=False):
+                if isinstance(value, Tensor):
+                    shapes[name] = value.shape
+
+        plan.execute([torch.zeros(each.shape, dtype=each.dtype) for each in self.declared.values()], watch=watch)
+        return shapes
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves the weights wherever ``to``, ``cuda`` or ``cpu`` want them."""
         self.program = self.program.moved(fn)
+        self.weights = dict(self.program.constants)
         self.single_samples = SingleSamples(self.program)
         self.device = next((value.device for value in self.weights.values()), fn(torch.empty(0)).device)
         return self

@@ -91,7 +91,9 @@ def compensate(rows: Tensor, scale: Tensor, moments: Tensor, bits: int) -> Tenso
     order = diagonal.argsort(dim=1, descending=True, stable=True)  # [G, K]
     back = order.argsort(dim=1)
     weight = weight.gather(2, order[:, None].expand_as(weight))
-    sorted_moments = moments.gather(1, order[:, :, None].expand_as(moments)).gather(2, order[:, None].expand_as(moments))
+    sorted_moments = moments.gather(1, order[:, :, None].expand_as(moments)).gather(
+        2, order[:, None].expand_as(moments)
+    )
     damping = DAMPING * diagonal.mean(1).clamp_min(1e-12)
     sorted_moments = sorted_moments + torch.diag_embed(damping[:, None].expand(groups, width))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(sorted_moments))
@@ -158,7 +160,9 @@ def _best_flip(errors: Tensor) -> Tensor:
     return (errors * direction).argmax(2)
 
 
-def patches(x: Tensor, kernel: tuple[int, ...], stride: list[int], pads: list[int], dilation: list[int], groups: int) -> Tensor:
+def patches(
+    x: Tensor, kernel: tuple[int, ...], stride: list[int], pads: list[int], dilation: list[int], groups: int
+) -> Tensor:
     """[G, K, P]: the input patches [N, C, ...] of a convolution, one column a place, the groups apart."""
     if len(kernel) == 1:  # a one-dimensional convolution is one of height 1
         x, kernel = x[:, :, None], (1, *kernel)
@@ -168,6 +172,8 @@ def patches(x: Tensor, kernel: tuple[int, ...], stride: list[int], pads: list[in
         x = x[:, :, :: stride[0], :: stride[1]]
         columns = x.flatten(2)  # [N, C, P]
     else:
-        columns = torch.nn.functional.unfold(x, kernel, dilation, 0, stride)  # [N, C k k, P]
+        columns = torch.nn.functional.unfold(x, kernel, tuple(dilation), 0, tuple(stride))  # [N, C k k, P]
     count, width, places = columns.shape
-    return columns.reshape(count, groups, width // groups, places).permute(1, 2, 0, 3).reshape(groups, width // groups, -1)
+    return (
+        columns.reshape(count, groups, width // groups, places).permute(1, 2, 0, 3).reshape(groups, width // groups, -1)
+    )

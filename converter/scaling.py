@@ -103,7 +103,9 @@ def _misfit(
     for _ in range(SAMPLES // count):
         feeds = assemble(trial, {plan.name: draw(plan, count, generator) for plan in trial})
         with torch.no_grad():
-            for name, value in network.run({key: torch.from_numpy(each) for key, each in feeds.items()}, layers).items():
+            for name, value in network.run(
+                {key: torch.from_numpy(each) for key, each in feeds.items()}, layers
+            ).items():
                 responses[name].append(value)
     fits = [_layer_misfit(torch.cat(values), statistics.get(name)) for name, values in responses.items()]
     misfit = float(np.mean(fits))
@@ -130,7 +132,7 @@ def _mean_misfit(graph: Graph, layer: str, scaling: Scaling) -> float:
     error = np.sqrt(((bias - slope * sums) ** 2).sum() / (len(sums) - 1) / (sums @ sums))
     spread = PICTURE_SPREAD * float(np.mean(scaling.scale))
     mean = float(np.mean(scaling.offset)) + PICTURE_MEAN * float(np.mean(scaling.scale))
-    return min(abs(-slope - mean) / (error + 0.1 * spread), 4.0)
+    return min(float(abs(-slope - mean) / (error + 0.1 * spread)), 4.0)
 
 
 def _makes_pictures(graph: Graph, plan: InputPlan) -> bool:
@@ -160,7 +162,8 @@ def _layer_misfit(response: Tensor, known: BatchNormStatistics | None) -> float:
 
 def _first_layers(graph: Graph, name: str, count: int) -> list[str]:
     """The outputs of the first ``count`` weighted layers that the input reaches, nearest first."""
-    pending, seen, found = [name], {name}, []
+    pending, seen = [name], {name}
+    found: list[str] = []
     while pending and len(found) < count:
         tensor = pending.pop(0)
         for node in graph.consumers(tensor):

@@ -74,7 +74,9 @@ def synthesize_auto(problem: Problem, count: int, seed: int, steps: int) -> Samp
     )
     for name, value in moved.items():
         raw[name][:chosen] = value.numpy()
-    return Samples(raw, tuple(loss), f"{words}, {chosen} of {count} moved towards a random class by up to {steps} steps")
+    return Samples(
+        raw, tuple(loss), f"{words}, {chosen} of {count} moved towards a random class by up to {steps} steps"
+    )
 
 
 METHODS: dict[Method, Callable[[Problem, int, int, int], Samples]] = {
@@ -86,7 +88,9 @@ METHODS: dict[Method, Callable[[Problem, int, int, int], Samples]] = {
 def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synthesis:
     """Calibration and held-out samples by one method; raises InvalidOption for a method that does not exist."""
     if method not in METHODS:
-        raise InvalidOption(f"The method {method} is not available.", field="method", remedy=f"Use {', '.join(METHODS)}.")
+        raise InvalidOption(
+            f"The method {method} is not available.", field="method", remedy=f"Use {', '.join(METHODS)}."
+        )
     started = time.monotonic()
     steps = problem.affordable_steps(CALIBRATION_STEPS, count)
     made = METHODS[method](problem, count, seed, steps)

@@ -1,0 +1,78 @@
+"""Finished stages on disk, so that a conversion that was cut off goes on instead of starting over."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from converter.progress import Stage
+
+__all__ = ["Checkpoints", "Saved"]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a stage leaves behind: arrays, a model, and plain values."""
+
+    values: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+    model: ModelProto | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """A folder of finished stages; ``announce`` hears of each one that was made durable. Without a folder nothing is kept.
+
+    A stage counts as finished when its ``.json`` is there, which is written last and renamed into place.
+    """
+
+    folder: Path | None = None
+    announce: Callable[[Stage, list[str]], None] = lambda stage, files: None
+
+    def load(self, stage: Stage) -> Saved | None:
+        """What the stage left, or None if it is not finished or what is there cannot be read."""
+        if self.folder is None or not (self.folder / f"{stage}.json").is_file():
+            return None
+        try:
+            values = json.loads((self.folder / f"{stage}.json").read_text())
+            with np.load(self.folder / f"{stage}.npz", allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            path = self.folder / f"{stage}.onnx"
+            return Saved(values, arrays, onnx.load(path) if path.is_file() else None)
+        except (OSError, ValueError, EOFError):
+            return None  # half a checkpoint is none: the stage runs again
+
+    def save(self, stage: Stage, saved: Saved) -> None:
+        """Makes a finished stage durable and announces its files."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        if saved.model is not None:
+            files.append(self._write(f"{stage}.onnx", lambda path: path.write_bytes(saved.model.SerializeToString())))  # type: ignore[union-attr]
+        files.append(self._write(f"{stage}.npz", lambda path: _write_arrays(path, saved.arrays)))
+        files.append(self._write(f"{stage}.json", lambda path: path.write_text(json.dumps(saved.values))))
+        self.announce(stage, files)
+
+    def _write(self, name: str, write: Callable[[Path], object]) -> str:
+        assert self.folder is not None
+        partial = self.folder / f".{name}.part"
+        write(partial)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(self.folder / name)
+        return name
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)

@@ -1,0 +1,102 @@
+"""The optimization and quantization stages: from samples to the INT8 model, with the reasons for every decision."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from converter.calibration import SampleReader
+from converter.checkpoints import Checkpoints, Saved
+from converter.inputs import assemble
+from converter.optimization import Optimized, optimize
+from converter.options import Options, Target
+from converter.placement import candidates
+from converter.progress import Reporter, Stage
+from converter.quantization import quantize
+from converter.report import KeptFloat, Quantization
+from converter.synthesis import Synthesis, batches
+from converter.task import Task
+
+__all__ = ["Integers", "make_integers"]
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Integers:
+    """The INT8 model, the quantization section of the report, and how each tensor's range was chosen."""
+
+    model: ModelProto
+    decisions: Quantization
+    methods: Mapping[str, str]
+    observed: Mapping[str, tuple[float, float]]
+
+
+def make_integers(
+    task: Task, samples: Synthesis, options: Options, reporter: Reporter, checkpoints: Checkpoints
+) -> Integers:
+    """The INT8 model that onnxruntime wrote by our plan, or that of an earlier attempt."""
+    saved = checkpoints.load(Stage.QUANTIZATION)
+    if saved is not None and saved.model is not None:
+        values = saved.values
+        observed = {name: (low, high) for name, (low, high) in values["observed"].items()}
+        return Integers(saved.model, Quantization.model_validate(values["decisions"]), values["methods"], observed)
+    calibration = list(batches(task.plans, samples.calibration, BATCH))
+    optimized = optimize(
+        task.model,
+        task.network,
+        task.graph,
+        calibration,
+        options,
+        lambda share, message: reporter(Stage.OPTIMIZATION, share, message),
+    )
+    reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
+    batched = [plan.name for plan in task.plans if plan.batch_axis == 0]
+    reader = SampleReader(assemble(task.plans, samples.calibration), batched, BATCH)
+    model = quantize(optimized.model, optimized.plan, reader)
+    made = Integers(
+        model,
+        _decisions(task, optimized, model, options),
+        {name: each.method for name, each in optimized.plan.ranges.items()},
+        {name: (each.low, each.high) for name, each in optimized.observed.items()},
+    )
+    checkpoints.save(
+        Stage.QUANTIZATION,
+        Saved(
+            {"decisions": made.decisions.model_dump(mode="json"), "methods": made.methods, "observed": made.observed},
+            {},
+            model,
+        ),
+    )
+    return made
+
+
+def _decisions(task: Task, optimized: Optimized, model: ModelProto, options: Options) -> Quantization:
+    nodes = {node.name: node for node in task.graph.nodes}
+    quantized = optimized.placement.nodes
+    reasons = dict(optimized.placement.kept_float)
+    able = candidates(task.graph)
+    weighted = [
+        node for node in task.graph.nodes if node.op_type in ("ConvTranspose", "LSTM", "GRU", "RNN", "If", "Loop")
+    ]
+    for node in weighted:
+        reasons.setdefault(node.name, "onnxruntime has no integer kernel for it")
+    kept = [
+        KeptFloat(node=name, operator=nodes[name].op_type, reason=why)
+        for name, why in reasons.items()
+        if name in nodes and (name in able or nodes[name] in weighted)
+    ]
+    return Quantization(
+        precision=str(options.precision),
+        target=str(options.target),
+        weight_type="S8",
+        activation_type="S8" if options.target is Target.ARM64 else "U8",
+        steps=tuple(optimized.steps),
+        nodes_quantized=len(quantized),
+        nodes_float=len(nodes) - len(quantized),
+        quantized_operators=dict(Counter(nodes[name].op_type for name in sorted(quantized))),
+        kept_float=tuple(kept),
+    )

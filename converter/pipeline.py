@@ -1,0 +1,101 @@
+"""A conversion from file to INT8 model and report, as one function that can be read aloud."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from onnx import ModelProto
+
+from converter.admission import admit
+from converter.assembly import Facts, assemble_report
+from converter.checkpoints import Checkpoints
+from converter.integers import Integers, make_integers
+from converter.measurement import measure
+from converter.normalization import normalize
+from converter.options import Options
+from converter.outputs import write_whole
+from converter.progress import Listener, Reporter, Stage, silent
+from converter.reconstruction import reconstruct
+from converter.report import Report
+from converter.sampling import make_samples
+from converter.task import describe_task
+
+__all__ = ["Result", "convert"]
+
+Source = str | Path | bytes | ModelProto
+
+
+@dataclass(frozen=True)
+class Result:
+    """An INT8 model and the report of what it cost."""
+
+    model: ModelProto
+    report: Report
+
+    def save(self, path: str | Path) -> None:
+        """The model is at ``path``, whole or not at all; raises OutputNotWritable."""
+        write_whole({Path(path): self.model.SerializeToString()})
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each stage."""
+
+    reporter: Reporter
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, stage: Stage, message: str) -> Iterator[None]:
+        """Announces a stage and counts its time."""
+        started = time.monotonic()
+        self.reporter(stage, 0.0, message)
+        yield
+        self.stages[stage] = self.stages.get(stage, 0.0) + time.monotonic() - started
+
+
+def convert(
+    source: Source,
+    options: Options | None = None,
+    progress: Listener = silent,
+    checkpoints: Path | Checkpoints | None = None,
+) -> Result:
+    """The INT8 model of an FP32 model, made without data, and its report; raises ConversionError."""
+    options = options or Options()
+    kept = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
+    started, clock = datetime.now(UTC), Clock(Reporter(progress))
+    with one_thread_each(options.threads):
+        with clock.stage(Stage.ADMISSION, "checking the model"):
+            admitted = admit(source)
+        with clock.stage(Stage.NORMALIZATION, "normalizing the graph"):
+            normalized = normalize(admitted.model)
+        with clock.stage(Stage.RECONSTRUCTION, "rebuilding the network in torch"):
+            network = reconstruct(normalized.model)
+            task = describe_task(admitted.model, normalized, network, options)
+        with clock.stage(Stage.SYNTHESIS, f"making calibration data ({options.method})"):
+            samples = make_samples(task, options, clock.reporter, kept)
+        with clock.stage(Stage.OPTIMIZATION, "deciding ranges, rounding and precision"):
+            integers: Integers = make_integers(task, samples, options, clock.reporter, kept)
+        with clock.stage(Stage.FIDELITY, "measuring INT8 against FP32"):
+            measured = measure(admitted.model, task, samples, integers, options)
+        with clock.stage(Stage.REPORT, "writing the report"):
+            facts = Facts(source, started, clock.stages, admitted, normalized)
+            report = assemble_report(facts, task, samples, integers, measured, options)
+    clock.reporter(Stage.REPORT, 1.0, "done")
+    return Result(integers.model, report)
+
+
+@contextmanager
+def one_thread_each(threads: int) -> Iterator[None]:
+    """Torch uses as many threads as were asked for while this lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,62 @@
+"""What is to be quantized: the float network, its inputs with their scales, its class scores if it has any, and its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto
+
+from converter.fidelity import ClassOutput, class_output
+from converter.graph import Graph
+from converter.inputs import InputPlan, assemble, describe_inputs, draw
+from converter.normalization import BatchNormStatistics, Normalized
+from converter.normalization.equivalence import verify_equivalence
+from converter.optimization import sizes
+from converter.options import Options
+from converter.placement import multiply_adds
+from converter.reconstruction import Reconstruction
+from converter.scaling import settle_scalings
+
+__all__ = ["Task", "describe_task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A normalized model and all that is known of it before data are made."""
+
+    model: ModelProto
+    graph: Graph
+    network: Reconstruction
+    plans: tuple[InputPlan, ...]
+    batch_norms: tuple[BatchNormStatistics, ...]
+    classes: ClassOutput | None
+    logits: str | None  # the class scores before any softmax
+    multiply_adds: int
+    rewriting_error: float
+
+
+def describe_task(original: ModelProto, normalized: Normalized, network: Reconstruction, options: Options) -> Task:
+    """The task, with the rewritten float model checked against the original on samples from the priors.
+
+    Raises InvalidOption for input specifications that do not fit and VerificationFailed where rewriting changed the function.
+    """
+    graph = Graph(normalized.model)
+    plans = describe_inputs(graph, options.inputs)
+    plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed)
+    generator = np.random.default_rng(options.seed)
+    feeds = assemble(plans, {plan.name: draw(plan, 1, generator) for plan in plans})
+    error = verify_equivalence(original, normalized.model, [feeds])
+    elements = sizes(network, graph, feeds)
+    macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
+    classes = class_output(graph)
+    return Task(
+        normalized.model, graph, network, plans, normalized.batch_norms, classes, _logits(graph, classes), macs, error
+    )
+
+
+def _logits(graph: Graph, classes: ClassOutput | None) -> str | None:
+    if classes is None:
+        return None
+    node = graph.producer(classes.name)
+    return node.input[0] if node is not None and node.op_type in ("Softmax", "LogSoftmax") else classes.name
