@@ -24,22 +24,29 @@ __all__ = [
 ]
 
 
+SPACE = "\u00a0"  # keeps a figure and its unit on one line
+
+
 def percent(share: float, digits: int = 1) -> str:
     """98.4 %; never rounded up to 100 % and never down to 0 %."""
+    return f"{_hundredths(share, digits)}{SPACE}%"
+
+
+def _hundredths(share: float, digits: int) -> str:
     value = share * 100
     if value in (0, 100):
-        return f"{value:.0f}\u00a0%"
+        return f"{value:.0f}"
     shown = f"{value:.{digits}f}"
     if float(shown) >= 100 > value:
-        shown = f"{math.floor(value * 1000) / 1000:g}"
-    elif float(shown) == 0 < value:
-        shown = f"{value:.2g}" if value >= 1e-4 else "under 0.0001"
-    return f"{shown}\u00a0%"
+        return f"{math.floor(value * 1000) / 1000:g}"
+    if float(shown) == 0 < value:
+        return f"{value:.2g}" if value >= 1e-4 else "under 0.0001"
+    return shown
 
 
 def span(interval: Interval, digits: int = 1) -> str:
     """91.7 to 99.7 %."""
-    return f"{percent(interval.low, digits).removesuffix(chr(0xA0) + '%')} to {percent(interval.high, digits)}"
+    return f"{_hundredths(interval.low, digits)} to {percent(interval.high, digits)}"
 
 
 def plural(count: int, word: str) -> str:
@@ -126,7 +133,7 @@ def _cost(report: Report) -> tuple[str, str]:
         return (
             f"{percent(agreement.value)} of decisions unchanged",
             f"INT8 and the original chose the same class for {agreement.successes} of {agreement.n} synthetic inputs "
-            f"(95\u00a0% interval {span(agreement.interval)}). {unseen}",
+            f"(95{SPACE}% interval {span(agreement.interval)}). {unseen}",
         )
     worst = worst_output(fidelity.outputs)
     if worst is None:
@@ -134,12 +141,12 @@ def _cost(report: Report) -> tuple[str, str]:
     if worst.sqnr_db is None:
         return "Outputs unchanged", f"No difference on {worst.samples} synthetic inputs. {unseen}"
     interval = worst.sqnr_interval
-    spread = "" if interval is None else f", 95\u00a0% interval {interval.low:.1f} to {interval.high:.1f} dB"
+    spread = "" if interval is None else f", 95{SPACE}% interval {interval.low:.1f} to {interval.high:.1f} dB"
     which = "The output" if len(fidelity.outputs) == 1 else "The output that changed most"
     return (
         f"Outputs off by {percent(error_share(worst.sqnr_db))}",
         f"{which} differs from the original's by {percent(error_share(worst.sqnr_db))} of its size "
-        f"({worst.sqnr_db:.1f}\u00a0dB{spread}) over {worst.samples} synthetic inputs. {unseen}",
+        f"({worst.sqnr_db:.1f}{SPACE}dB{spread}) over {worst.samples} synthetic inputs. {unseen}",
     )
 
 
