@@ -59,6 +59,12 @@ for stage in told.get("stages", ["synthesis", "optimization", "quantization"]):
     while time.monotonic() < ends:
         progress(stage, 0.5)
         time.sleep(0.02)
+    if told.get("fills"):
+        try:
+            (given.checkpoints / "ballast").write_bytes(b"x" * told["fills"])
+        except OSError as problem:
+            say("error", kind="OutputNotWritable", message=f"ballast: {problem.strerror}.")
+            sys.exit(2)
     kept.write_text(f"{stage} by {os.getpid()}")
     say("checkpoint", stage=stage, files=[kept.name])
     if told.get("after_checkpoint"):

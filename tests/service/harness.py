@@ -152,6 +152,14 @@ class Cluster:
         """At once, as in a crash."""
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-m", "immediate", "stop")
 
+    def open_to(self, network: str, address: str) -> None:
+        """It also listens on ``address``, for everybody in ``network``."""
+        with (self.folder / "data" / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {network} trust\n")
+        self.stop()
+        self.listen = f"127.0.0.1,{address}"
+        self.start()
+
     def create(self, name: str) -> str:
         """The URL of a new database."""
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", name)
