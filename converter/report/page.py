@@ -38,6 +38,7 @@ def render(report: Report) -> str:
         layers=_worst_in_order(layers),
         contributors=_contributors(layers),
         reasons=Counter(entry.reason for entry in report.quantization.kept_float).most_common(12),
+        shared_why=_shared({guess.why for guess in report.synthesis.hypotheses}),
         most=MOST_ROWS,
     )
 
@@ -63,9 +64,15 @@ def _template() -> Template:
         "thousands": words.thousands,
         "error_share": words.error_share,
         "clip": clip,
+        "sentence": words.sentence,
         "shape": _shape,
     }
     return environment.get_template("template.html")
+
+
+def _shared(words: set[str]) -> str | None:
+    """The words if all are the same, to be said once."""
+    return next(iter(words)) if len(words) == 1 else None
 
 
 def _shape(sizes: Sequence[int | str | None] | None) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "percent",
     "plural",
     "seconds",
+    "sentence",
     "span",
     "thousands",
     "times",
@@ -47,6 +48,12 @@ def _hundredths(share: float, digits: int) -> str:
 def span(interval: Interval, digits: int = 1) -> str:
     """91.7 to 99.7 %."""
     return f"{_hundredths(interval.low, digits)} to {percent(interval.high, digits)}"
+
+
+def sentence(words: str) -> str:
+    """The words with a capital first and a full stop last."""
+    words = words.strip()
+    return words and words[0].upper() + words[1:] + ("" if words[-1] in ".!?:" else ".")
 
 
 def plural(count: int, word: str) -> str:
