@@ -202,7 +202,9 @@ class _Folding:
             padding = attribute(reader, "auto_pad", "NOTSET")
             padded = padding not in ("NOTSET", "VALID") or (padding == "NOTSET" and any(attribute(reader, "pads", [])))
             group = attribute(reader, "group", 1)
-            if padded or wide.shape[1] * group != affine.scale.size:
+            if padded or wide.ndim < 3 or group < 1 or wide.shape[1] * group != affine.scale.size:
+                return False
+            if wide.shape[0] % group or (bias is not None and bias.shape != wide.shape[:1]):
                 return False
             outputs, per_group = wide.shape[:2]
             first = np.repeat(np.arange(group), outputs // group) * per_group  # O, first input channel of each output
@@ -251,20 +253,27 @@ class _Linear:
             return None
         if has_bias and not folding.rewriting.is_constant(node.input[2]):
             return None
+        linear = _Linear._view(node, weight, folding)
+        if linear is None or not has_bias:
+            return linear
+        bias = folding.rewriting.constant_shape(node.input[2])
+        return linear if bias in ((linear.channels,), (1, linear.channels), (1,), ()) else None
+
+    @staticmethod
+    def _view(node: NodeProto, weight: NDArray[np.float32], folding: _Folding) -> _Linear | None:
+        group = attribute(node, "group", 1)
         match node.op_type:
-            case "Conv":
+            case "Conv" if weight.ndim > 2:
                 return _Linear(node, node, weight.shape[0], weight.ndim, 1, weight)
-            case "ConvTranspose":
-                channels = weight.shape[1] * attribute(node, "group", 1)
-                return _Linear(node, node, channels, weight.ndim, 1, weight)
+            case "ConvTranspose" if weight.ndim > 2 and group > 0 and weight.shape[0] % group == 0:
+                return _Linear(node, node, weight.shape[1] * group, weight.ndim, 1, weight)
             case "Gemm" if _is_plain_gemm(node) and weight.ndim == 2:
                 channels = weight.shape[0] if attribute(node, "transB", 0) else weight.shape[1]
                 return _Linear(node, node, channels, 2, 1, weight)
             case "MatMul" if weight.ndim == 2:
                 rank = folding.rank(node.input[0])
-                if rank is None or rank < 2:
-                    return None
-                return _Linear(node, node, weight.shape[1], rank, rank - 1, weight, bias_is_apart=True)
+                if rank is not None and rank >= 2:
+                    return _Linear(node, node, weight.shape[1], rank, rank - 1, weight, bias_is_apart=True)
         return None
 
     def apply(self, affine: Affine, result: str, rewriting: Rewriting) -> None:

@@ -72,13 +72,18 @@ def _keeps_all(node: NodeProto, shape: Shape | None, rewriting: Rewriting) -> bo
     axes, steps = rewriting.constant_input(node, 3), rewriting.constant_input(node, 4)
     if starts is None or ends is None or starts.any() or (len(node.input) > 4 and node.input[4] and steps is None):
         return False
+    if ends.ndim != 1 or starts.shape != ends.shape or (axes is not None and axes.shape != ends.shape):
+        return False
     if steps is not None and (steps != 1).any():
         return False
     if (ends >= 2**31 - 1).all():
         return True
     if shape is None or (len(node.input) > 3 and node.input[3] and axes is None):
         return False
-    sizes = [shape[int(axis)] for axis in (axes if axes is not None else range(len(ends)))]
+    places = [int(axis) for axis in (axes if axes is not None else range(len(ends)))]
+    if not all(-len(shape) <= axis < len(shape) for axis in places):
+        return False
+    sizes = [shape[axis] for axis in places]
     return all(isinstance(size, int) and end >= size for size, end in zip(sizes, ends, strict=True))
 
 
