@@ -36,6 +36,7 @@ INTEGER = re.compile(
     r"|DynamicQuantizeLSTM|MatMulNBits|GatherBlockQuantized"
 )
 EIGHT_BIT = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 BLOCKED = "com.microsoft.nchwc"  # float convolutions and pooling over blocks of channels, named after their output
 TOKEN = re.compile(r"_token_\d+$")
@@ -53,7 +54,7 @@ def count_macs(graph: Graph) -> dict[str, int]:
     """Multiply-adds of one sample of each Conv, ConvTranspose, Gemm and MatMul of known shapes, by node name."""
     found = {}
     for node in graph.nodes:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(node.input) > 1:
+        if node.op_type in WEIGHTED:
             macs = _macs(node, graph)
             if macs is not None:
                 found[node.name] = macs
@@ -84,7 +85,10 @@ def _sizes(graph: Graph, name: str) -> tuple[int, ...] | None:
 
 
 def count_kernels(float32: ModelProto, int8: ModelProto, threads: int = 1) -> Kernels:
-    """How many nodes of the optimized INT8 graph compute on integers, which compute in float, and who they were."""
+    """How many nodes of the optimized INT8 graph compute on integers, which compute in float, and who they were.
+
+    The share of multiply-adds is left open where the shapes of any node that has them are.
+    """
     optimized = optimize(int8, threads)
     source = Graph(float32)
     macs = count_macs(source)
@@ -109,7 +113,8 @@ def count_kernels(float32: ModelProto, int8: ModelProto, threads: int = 1) -> Ke
             )
         else:
             other += 1
-    known = sum(macs.values())
+    weighted = sum(node.op_type in WEIGHTED for node in source.nodes)
+    known = sum(macs.values()) if len(macs) == weighted else 0
     return Kernels(
         optimizer=f"onnxruntime {ort.__version__}, CPUExecutionProvider, all optimizations",
         nodes=total,

@@ -105,3 +105,8 @@ def test_macs_of_one_sample(node: NodeProto, sizes: list[int | str], weights: di
 
 def test_macs_are_unknown_where_sizes_are() -> None:
     assert count_macs(Graph(model([CONV], ["N", 4, "H", "W"], {"w": WEIGHT}))) == {}
+
+
+def test_the_share_of_macs_is_left_open_where_a_size_is() -> None:
+    float32 = model([CONV], ["N", 4, "H", "W"], {"w": WEIGHT})
+    assert count_kernels(float32, float32).integer_macs_share is None
