@@ -64,14 +64,19 @@ def silent(_: Progress) -> None:
 
 @dataclass
 class Reporter:
-    """Turns "this far into that stage" into progress of the whole, with the time left estimated from the time spent."""
+    """Turns "this far into that stage" into progress of the whole, with the time left estimated from the time spent.
+
+    The whole never goes back, even where a stage corrects what it said.
+    """
 
     listener: Listener = silent
     started: float = field(default_factory=time.monotonic)
+    furthest: float = 0.0
 
     def __call__(self, stage: Stage, stage_progress: float, message: str) -> None:
         before = sum(share for other, share in SHARE.items() if list(Stage).index(other) < list(Stage).index(stage))
-        whole = min(1.0, before + SHARE[stage] * min(1.0, max(0.0, stage_progress)))
+        whole = max(self.furthest, min(1.0, before + SHARE[stage] * min(1.0, max(0.0, stage_progress))))
+        self.furthest = whole
         elapsed = time.monotonic() - self.started
         left = elapsed * (1 - whole) / whole if whole >= 0.1 else None
         self.listener(Progress(stage, stage_progress, whole, message, elapsed, left))
