@@ -28,6 +28,7 @@ __all__ = [
     "Graph",
     "Shape",
     "Value",
+    "all_graphs",
     "attribute",
     "captures",
     "describe_value",
@@ -83,12 +84,18 @@ def subgraphs(node: NodeProto) -> list[GraphProto]:
 
 def walk(graph: GraphProto) -> Iterator[tuple[NodeProto, GraphProto]]:
     """Every node with the graph that it stands in, bodies of If, Loop and Scan included."""
+    for current in all_graphs(graph):
+        for node in current.node:
+            yield node, current
+
+
+def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """The graph and every body in it, outer ones first."""
     pending = [graph]
     while pending:
         current = pending.pop()
-        for node in current.node:
-            yield node, current
-            pending.extend(subgraphs(node))
+        yield current
+        pending.extend(body for node in current.node for body in subgraphs(node))
 
 
 def captures(node: NodeProto) -> set[str]:

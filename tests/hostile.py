@@ -488,6 +488,14 @@ def infinite() -> ModelProto:
     return with_first_weight(np.inf)
 
 
+@content(InvalidModel, "'v' of node 'bn' (BatchNormalization) is negative")
+def negative_variance() -> ModelProto:
+    model = convolution(CONV, helper.make_node("BatchNormalization", ["c", "s", "s", "s", "v"], ["y"], name="bn"))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "s"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, -1, 1], np.float32), "v"))
+    return model
+
+
 @content(UnsupportedModel, "nothing to quantize")
 def nothing_to_quantize() -> ModelProto:
     return convolution(helper.make_node("Relu", ["x"], ["y"]))

@@ -645,6 +645,65 @@ def test_the_mean_over_features_is_no_pooling() -> None:
     assert operators(checked(model_of(nodes, ("N", 7, 5), w=random(5, 6)))) == ["MatMul", "ReduceMean"]
 
 
+# what exporters took apart
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+@pytest.mark.parametrize("parts", [(), ("Mul",), ("Mul", "Add")], ids=str)
+def test_a_layer_normalization_in_pieces_is_one_again(square: str, parts: tuple[str, ...]) -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["c"]),
+        node("ReduceMean", ["c"], ["mean"], axes=[-1]),
+        node("Sub", ["c", "mean"], ["d"]),
+        node("Cast", ["d"], ["e"], to=FLOAT),
+        node("Pow", ["e", "two"], ["p"]) if square == "Pow" else node("Mul", ["e", "e"], ["p"]),
+        node("ReduceMean", ["p"], ["v"], axes=[-1]),
+        node("Add", ["v", "epsilon"], ["a"]),
+        node("Sqrt", ["a"], ["s"]),
+        node("Div", ["d", "s"], ["n"]),
+        *(
+            node(part, ["n" if place == 0 else f"m{place - 1}", part], [f"m{place}"])
+            for place, part in enumerate(parts)
+        ),
+    ]
+    nodes.append(node("Relu", [nodes[-1].output[0]], ["y"]))
+    normalized = checked(
+        model_of(nodes, ("N", 7, 5), w=random(5, 6), two=2.0, epsilon=1e-3, Mul=random(6), Add=random(6, seed=3))
+    )
+    assert operators(normalized) == ["MatMul", "LayerNormalization", "Relu"]
+
+
+def test_a_layer_normalization_whose_pieces_are_used_stays() -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["c"]),
+        node("ReduceMean", ["c"], ["mean"], axes=[-1]),
+        node("Sub", ["c", "mean"], ["d"]),
+        node("Mul", ["d", "d"], ["p"]),
+        node("ReduceMean", ["p"], ["v"], axes=[-1]),
+        node("Add", ["v", "epsilon"], ["a"]),
+        node("Sqrt", ["a"], ["s"]),
+        node("Div", ["d", "s"], ["n"]),
+        node("Concat", ["n", "v"], ["y"], axis=-1),
+    ]
+    assert "Sqrt" in operators(checked(model_of(nodes, ("N", 7, 5), w=random(5, 6), epsilon=1e-3)))
+
+
+@pytest.mark.parametrize(
+    ("pads", "value", "absorbed"),
+    [
+        ([0, 0, 1, 2, 0, 0, 3, 0], 0.0, True),
+        ([0, 0, 1, 2, 0, 0, 3, 0], 1.0, False),
+        ([0, 1, 1, 1, 0, 0, 1, 1], 0.0, False),
+        ([0, 0, -1, 1, 0, 0, 1, 1], 0.0, False),
+    ],
+)
+def test_zeros_around_a_convolution_are_its_padding(pads: list[int], value: float, absorbed: bool) -> None:
+    channels = 3 + pads[1] + pads[5]
+    nodes = [node("Pad", ["x", "pads", "value"], ["p"]), node("Conv", ["p", "w"], ["y"], pads=[0, 1, 0, 0])]
+    model = model_of(nodes, w=random(4, channels, 3, 3), pads=np.array(pads), value=value)
+    assert operators(checked(model)) == (["Conv"] if absorbed else ["Pad", "Conv"])
+
+
 # the check itself
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from converter.admission.operators import name_of
 from converter.admission.wire import shorten
 from converter.errors import TooLarge
-from converter.graph import Graph, constant_tensor, walk
+from converter.graph import Graph, all_graphs, constant_tensor
 from converter.limits import Limits
 
 __all__ = ["check_extent"]
@@ -45,17 +45,15 @@ def check_extent(model: ModelProto, limits: Limits) -> None:
 def _loops(model: ModelProto) -> list[tuple[NodeProto, int]]:
     """Loops whose count is a constant, with it."""
     loops: list[NodeProto] = []
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    seen: set[int] = set()
-    for node, graph in walk(model.graph):
-        if id(graph) not in seen:
-            seen.add(id(graph))
-            constants.update({tensor.name: tensor for tensor in graph.initializer})
-        tensor = constant_tensor(node)
-        if tensor is not None:
-            constants[node.output[0]] = tensor
-        if node.op_type == "Loop":
-            loops.append(node)
+    constants: dict[str, TensorProto] = {}
+    for graph in all_graphs(model.graph):
+        constants.update({tensor.name: tensor for tensor in graph.initializer})
+        for node in graph.node:
+            tensor = constant_tensor(node)
+            if tensor is not None:
+                constants[node.output[0]] = tensor
+            if node.op_type == "Loop":
+                loops.append(node)
     counts = [(node, constants[node.input[0]]) for node in loops if node.input[0] in constants]
     return [
         (node, int(array.flat[0]))

@@ -172,9 +172,9 @@ nowhere = Nowhere()
 class Archive:
     """A zip archive holding one .onnx file and perhaps its external data; nothing is ever unpacked to disk."""
 
-    def __init__(self, source: Path | bytes, limits: Limits) -> None:
+    def __init__(self, source: bytes, limits: Limits) -> None:
         try:
-            self._zip = zipfile.ZipFile(BytesIO(source) if isinstance(source, bytes) else source)
+            self._zip = zipfile.ZipFile(BytesIO(source))
             members = [each for each in self._zip.infolist() if not each.is_dir() and "__MACOSX" not in each.filename]
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as problem:
             raise _bad_archive(f"is damaged ({shorten(str(problem))})") from None

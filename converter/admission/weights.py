@@ -8,7 +8,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from converter.admission.operators import name_of
 from converter.admission.wire import shorten
 from converter.errors import InvalidModel, UnsupportedModel
-from converter.graph import constant_tensor, walk
+from converter.graph import all_graphs, attribute, constant_tensor
 
 __all__ = ["check_weights"]
 
@@ -20,14 +20,14 @@ PASSING = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast", "
 def check_weights(model: ModelProto) -> None:
     """At least one node has constant weights to quantize, and all such weights are finite and not empty."""
     found = False
-    for scope in _scopes(model):
-        constants, nodes = scope
-        for node in nodes:
-            if node.op_type not in WEIGHTED | SCALED:
-                continue
+    constants, nodes = _constants_and_nodes(model)
+    for node in nodes:
+        if node.op_type in WEIGHTED | SCALED:
             weights = [(name, constants[name]) for name in node.input if name in constants]
             for name, tensor in weights:
                 _check_values(name, tensor, node)
+            if node.op_type == "BatchNormalization" and node.input[4] in constants:
+                _check_variance(node.input[4], constants[node.input[4]], node)
             found = found or (bool(weights) and node.op_type in WEIGHTED)
     if not found:
         raise UnsupportedModel(
@@ -37,22 +37,32 @@ def check_weights(model: ModelProto) -> None:
         )
 
 
-def _scopes(model: ModelProto) -> list[tuple[dict[str, TensorProto], list[NodeProto]]]:
-    """One scope of all bodies: constants by name, those that pass through a reshape or cast included; and nodes."""
+def _constants_and_nodes(model: ModelProto) -> tuple[dict[str, TensorProto], list[NodeProto]]:
+    """Of all bodies: constants by name, those that pass through a reshape or cast included; and nodes."""
     constants: dict[str, TensorProto] = {}
     nodes: list[NodeProto] = []
-    graphs_seen: set[int] = set()
-    for node, graph in walk(model.graph):
-        if id(graph) not in graphs_seen:
-            graphs_seen.add(id(graph))
-            constants.update({tensor.name: tensor for tensor in graph.initializer})
-        tensor = constant_tensor(node)
-        if tensor is not None:
-            constants[node.output[0]] = tensor
-        elif node.op_type in PASSING and node.input and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-        nodes.append(node)
-    return [(constants, nodes)]
+    for graph in all_graphs(model.graph):
+        constants.update({tensor.name: tensor for tensor in graph.initializer})
+        for node in graph.node:
+            tensor = constant_tensor(node)
+            if tensor is not None:
+                constants[node.output[0]] = tensor
+            elif node.op_type in PASSING and node.input and node.input[0] in constants:
+                constants[node.output[0]] = constants[node.input[0]]
+            nodes.append(node)
+    return constants, nodes
+
+
+def _check_variance(name: str, tensor: TensorProto, node: NodeProto) -> None:
+    least = float(numpy_helper.to_array(tensor).min())
+    if least + attribute(node, "epsilon", 1e-5) <= 0:
+        raise InvalidModel(
+            f"The variance {shorten(name)!r} of node {name_of(node)!r} (BatchNormalization) is negative ({least:.3g}).",
+            tensor=shorten(name),
+            node=name_of(node),
+            operator=node.op_type,
+            remedy="The file is damaged; give a sound checkpoint.",
+        )
 
 
 def _check_values(name: str, tensor: TensorProto, node: NodeProto) -> None:

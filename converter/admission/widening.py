@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto, numpy_helper
+from onnx import AttributeProto, ModelProto, TensorProto, TypeProto, numpy_helper
 
 from converter.admission.wire import shorten
-from converter.graph import subgraphs
+from converter.graph import all_graphs
 
 __all__ = ["tensors", "widen"]
 
@@ -21,18 +21,9 @@ TYPE_ATTRIBUTES = {"to", "dtype", "stash_type", "output_datatype", "softmax_prec
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and every body in it."""
-    pending = [graph]
-    while pending:
-        current = pending.pop()
-        yield current
-        pending.extend(body for node in current.node for body in subgraphs(node))
-
-
 def tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor in the model: initializers and attributes, bodies included."""
-    for graph in graphs(model.graph):
+    for graph in all_graphs(model.graph):
         yield from graph.initializer
         for node in graph.node:
             for each in node.attribute:
@@ -50,7 +41,7 @@ def widen(model: ModelProto) -> tuple[str, ...]:
             _widen_tensor(tensor)
     changed_inputs = [value.name for value in model.graph.input if value.type.tensor_type.elem_type in WIDENED]
     changed_outputs = [value.name for value in model.graph.output if value.type.tensor_type.elem_type in WIDENED]
-    for graph in graphs(model.graph):
+    for graph in all_graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             _widen_type(value.type, found)
         for node in graph.node:

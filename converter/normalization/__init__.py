@@ -20,7 +20,9 @@ from converter.normalization.equivalence import probe, verify_equivalence
 from converter.normalization.expansion import expand_new_operators
 from converter.normalization.folding import fold_constants, fold_shapes
 from converter.normalization.identities import merge_transposes, remove_identities
+from converter.normalization.layer_norm import restore_layer_norm
 from converter.normalization.opsets import unify_opset
+from converter.normalization.padding import absorb_padding
 from converter.normalization.pooling import restore_global_pooling
 from converter.normalization.products import unify_gemm
 from converter.normalization.rewriting import Change
@@ -70,7 +72,7 @@ def normalize(model: ModelProto) -> Normalized:
     for _ in range(MOST_ROUNDS):
         if not apply(*REPEATED):
             break
-    apply(unify_gemm)
+    apply(restore_layer_norm, absorb_padding, unify_gemm)
     work, change, statistics = fold_affine(work)
     changes.append(change)
     apply(*LAST)

@@ -141,10 +141,9 @@ class _Folding:
             return None
         gamma, beta, mean, variance = (np.asarray(each, np.float64) for each in parameters)
         epsilon = float(attribute(node, "epsilon", 1e-5))
-        deviation = np.sqrt(np.maximum(variance, 0) + epsilon)
-        if not (deviation > 0).all() or len({each.size for each in (gamma, beta, mean, variance)}) > 1:
+        if not (variance + epsilon > 0).all() or len({each.size for each in (gamma, beta, mean, variance)}) > 1:
             return None
-        scale = gamma / deviation
+        scale = gamma / np.sqrt(variance + epsilon)
         statistics = BatchNormStatistics(
             tensor=node.output[0],
             mean=beta.astype(np.float32),
