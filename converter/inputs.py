@@ -28,6 +28,7 @@ __all__ = [
     "assemble",
     "batch_limit",
     "describe_inputs",
+    "picture_bounds",
     "draw",
 ]
 
@@ -353,6 +354,16 @@ def draw(plan: InputPlan, count: int, generator: np.random.Generator, *, noise: 
         case InputKind.STATE:
             return np.zeros((count, *plan.shape), plan.dtype)
     return draw_noise(count, plan.shape, generator)
+
+
+def picture_bounds(plan: InputPlan) -> tuple[float, float] | None:
+    """What the darkest and brightest pixel become, which is the range of a picture whatever the samples reach."""
+    if plan.kind is not InputKind.PICTURE:
+        return None
+    turns = (plan.scaling, *plan.rivals)
+    offsets = [value for each in turns for value in each.offset]
+    tops = [scale + offset for each in turns for scale, offset in zip(each.scale, each.offset, strict=True)]
+    return min(offsets), max(tops)
 
 
 def batch_limit(plans: Sequence[InputPlan], wanted: int) -> int:

@@ -10,12 +10,12 @@ from onnx import ModelProto
 
 from converter.calibration import SampleReader
 from converter.checkpoints import Checkpoints, Saved
-from converter.inputs import assemble
+from converter.inputs import InputPlan, assemble, picture_bounds
 from converter.optimization import Optimized, optimize
 from converter.options import Options, Target
 from converter.placement import candidates
 from converter.progress import Reporter, Stage
-from converter.quantization import quantize
+from converter.quantization import Range, quantize
 from converter.report import KeptFloat, Quantization
 from converter.synthesis import Synthesis, batches
 from converter.task import Task
@@ -52,6 +52,7 @@ def make_integers(
         calibration,
         options,
         lambda share, message: reporter(Stage.OPTIMIZATION, share, message),
+        _stated_ranges(task.plans),
     )
     reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
     batched = [plan.name for plan in task.plans if plan.batch_axis == 0]
@@ -72,6 +73,12 @@ def make_integers(
         ),
     )
     return made
+
+
+def _stated_ranges(plans: tuple[InputPlan, ...]) -> dict[str, Range]:
+    """The range of every picture input: with one scale for all channels its 256 codes then are the 256 pixel values."""
+    bounds = {plan.name: picture_bounds(plan) for plan in plans}
+    return {name: Range(*each, "the darkest and the brightest pixel") for name, each in bounds.items() if each}
 
 
 def _decisions(task: Task, optimized: Optimized, model: ModelProto, options: Options) -> Quantization:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from onnx import ModelProto
@@ -20,7 +21,7 @@ from converter.precision import choose_precision
 from converter.quantization import Plan, Range
 from converter.reconstruction import Reconstruction, reconstruct
 from converter.report import StepTaken
-from converter.sensitivity import Damage, measure_damage
+from converter.sensitivity import measure_damage
 
 __all__ = ["Optimized", "optimize", "sizes"]
 
@@ -35,7 +36,7 @@ class Optimized:
     model: ModelProto
     plan: Plan
     placement: Placement
-    damage: Mapping[str, Damage]
+    damage: Mapping[str, float]
     correction: Correction
     observed: Mapping[str, Observer]
     steps: Sequence[StepTaken]
@@ -48,8 +49,9 @@ def optimize(
     calibration: Sequence[Feeds],
     options: Options,
     progress: Callable[[float, str], None],
+    stated: Mapping[str, Range] = MappingProxyType({}),
 ) -> Optimized:
-    """The plan of the integer model, from batches of calibration inputs."""
+    """The plan of the integer model, from batches of calibration inputs; ``stated`` are ranges known without looking."""
     elements = sizes(network, graph, calibration[0])
     everything = place(graph, {})
     shared = quantized_tensors(graph, everything.nodes)
@@ -61,15 +63,14 @@ def optimize(
     providers = sorted(set(shared.values()))
     observed = observe(network, providers, calibration)
     progress(0.25, "ranges observed")
-    ranges = {name: _stated_bounds(name, graph, _margin(observed[name].range(RangeRule.MINMAX))) for name in providers}
+    rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
+    ranges = {name: _stated_bounds(name, graph, observed[name].range(rule)) for name in providers}
+    ranges |= {name: each for name, each in stated.items() if name in ranges}
     damage = measure_damage(
         network, ranges, _judged_outputs(graph), [tensors(feeds) for feeds in _first(calibration, JUDGED)], options.seed
     )
     progress(0.5, "damage of each rounding measured")
-    search = Step.RANGE_SEARCH not in options.skip
-    if search:
-        ranges = {name: damage[name].best[1] for name in providers}
-    harm = {name: damage[source].best[0] if search else damage[source].of() for name, source in shared.items()}
+    harm = {name: damage[source] for name, source in shared.items()}
     placement = everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, {})
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
@@ -149,13 +150,6 @@ def _steps_taken(
 
 def _rounded_now(placement: Placement, harm: Mapping[str, float]) -> list[str]:
     return [name for name in harm if name in placement.rounded]
-
-
-MARGIN = 1.0
-
-
-def _margin(each: Range) -> Range:
-    return Range(each.low * MARGIN, each.high * MARGIN, each.method)
 
 
 def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]:

@@ -120,8 +120,9 @@ def candidates(graph: Graph) -> frozenset[str]:
 def place(graph: Graph, kept_float: Mapping[str, str]) -> Placement:
     """The largest set of nodes without useless islands that leaves ``kept_float`` (node to reason) in float.
 
-    A weighted node needs nothing. Any other node stays only while every tensor it reads is written by an integer node
-    and some integer node reads what it writes: the fixed point of removing those that fail.
+    A weighted node needs nothing. Any other node stays only while every tensor it reads is in integers already, written by
+    an integer node or read by an integer layer, and some integer node reads what it writes: the fixed point of removing
+    those that fail.
     """
     chosen = {name for name in candidates(graph) if name not in kept_float}
     dropped = dict(kept_float)
@@ -137,6 +138,13 @@ def place(graph: Graph, kept_float: Mapping[str, str]) -> Placement:
     return Placement(nodes, dropped, frozenset(quantized_tensors(graph, nodes).values()))
 
 
+def _read_by_layer(tensor: str, graph: Graph, chosen: set[str]) -> bool:
+    """Whether an integer layer reads the tensor, so that it is quantized anyway."""
+    return any(
+        node.name in chosen and node.op_type in WEIGHTED and node.input[0] == tensor for node in graph.consumers(tensor)
+    )
+
+
 def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:
     """Why this node would be an island, or None."""
     data = [node.input[0]] if node.op_type in PASSING | MERGED | {"Resize"} else list(node.input)
@@ -146,7 +154,8 @@ def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:
                 return "adds or multiplies a constant, which costs a rounding and saves nothing"
             continue
         producer = graph.producer(tensor)
-        if producer is None or producer.name not in chosen or producer.op_type in ("Gemm", "MatMul"):
+        written = producer is not None and producer.name in chosen and producer.op_type not in FLOAT_OUTPUT
+        if not written and not _read_by_layer(tensor, graph, chosen):
             return "reads a float tensor"
     if node.op_type in MERGED:
         producer = graph.producer(node.input[0])
@@ -177,6 +186,8 @@ def estimate_cost(node: NodeProto, graph: Graph, elements: Mapping[str, int], in
     """
     found = weight_of(node, graph)
     size = sum(elements.get(name, 0) for name in node.output)
+    if node.op_type in MERGED:
+        return 0.0  # fused into the layer before it, in integers and in float
     if found is None:
         return size * (0.1e-3 if integer else 0.2e-3)
     shape = graph.initializers.shape(found[0])

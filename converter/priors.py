@@ -17,6 +17,9 @@ __all__ = ["Array", "draw_features", "draw_noise", "draw_pictures", "draw_signal
 Array = NDArray[np.float32]
 
 
+COLUMN_SPREAD = 0.7  # of the logarithm of the columns' deviations
+
+
 def draw_noise(count: int, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     """[count, *shape] of independent N(0, 1)."""
     return generator.standard_normal((count, *shape), np.float32)
@@ -91,13 +94,17 @@ def draw_signals(count: int, shape: tuple[int, ...], generator: np.random.Genera
 
 
 def draw_features(count: int, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    """[count, *shape] for tables of features (MFCC, embeddings): unit variance, rows that share half of their variance.
+    """[count, *shape] for tables of features (cepstra, sensor readings, embeddings) of about unit deviation.
 
-    Neighbouring frames of real features are alike, so half of the variance is common to all frames of a sample.
+    Neighbouring frames of real features are alike, so half of the variance is common to all frames of a sample; and a few
+    columns carry most of it (the first cepstral coefficient ten times the others), which columns being unknown: their
+    deviations are lognormal, drawn anew for each sample.
     """
-    common = generator.standard_normal((count, *[1] * (len(shape) - 1), shape[-1]))
+    frames = [1] * (len(shape) - 1)
+    common = generator.standard_normal((count, *frames, shape[-1]))
     own = generator.standard_normal((count, *shape))
-    return np.asarray((common + own) / math.sqrt(2), np.float32)
+    columns = generator.lognormal(-(COLUMN_SPREAD**2), COLUMN_SPREAD, (count, *frames, shape[-1]))
+    return np.asarray((common + own) / math.sqrt(2) * columns, np.float32)
 
 
 def draw_tokens(

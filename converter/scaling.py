@@ -37,7 +37,7 @@ PICTURE_SCALINGS = (
     Scaling("0..255", (255.0,), (0.0,)),
     Scaling("0..255 minus mean", (255.0,), (-114.0,)),
 )
-SPREADS = tuple(4.0**power for power in range(-4, 5))  # of inputs that are no pictures
+SPREADS = tuple(2.0**power for power in range(-8, 9))  # of inputs that are no pictures
 SAMPLES = 16
 PICTURE_MEAN, PICTURE_SPREAD = 0.45, 0.25  # of natural pictures in [0, 1]
 MEAN_WEIGHT = 0.4  # of the biases' testimony beside the spread's; anything from 0.3 to 0.5 decides the zoo alike

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synth
             f"The method {method} is not available.", field="method", remedy=f"Use {', '.join(METHODS)}."
         )
     started = time.monotonic()
-    steps = problem.affordable_steps(CALIBRATION_STEPS, count)
+    steps = problem.affordable_steps(CALIBRATION_STEPS, round(count * CLASS_SHARE))
     made = METHODS[method](problem, count, seed, steps)
     held_out = synthesize_auto(problem, count, seed + 1, min(HELD_OUT_STEPS, steps))
     return Synthesis(
