@@ -13,8 +13,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from converter.graph import Array, Graph, opset
+from converter.grids import QuantizedTensor, quantized_tensors
 from converter.inference import Feeds, open_session, output_names
-from converter.layers import QuantizedTensor, quantized_tensors
 
 __all__ = ["contributions", "switchable"]
 

@@ -57,26 +57,27 @@ def output_names(session: ort.InferenceSession) -> list[str]:
     return [entry.name for entry in session.get_outputs()]
 
 
-def split(session: ort.InferenceSession, feeds: Iterable[Feeds]) -> Iterator[tuple[dict[str, Array], int]]:
+def split(
+    session: ort.InferenceSession, feeds: Iterable[Feeds], share: float = 1.0
+) -> Iterator[tuple[dict[str, Array], int]]:
     """The feeds, each with the number of its samples, cut into the model's own batch where that is fixed and smaller.
 
-    The inputs with the batch axis are those whose first size equals that of the first array; others, such as a sampling
-    rate, go along with every batch.
+    Where the batch is open, each is cut into pieces of at most ``share`` of it. The inputs with the batch axis are
+    those whose first size equals that of the first array; others, such as a sampling rate, go along with every piece.
     """
     shapes = {entry.name: entry.shape for entry in session.get_inputs()}
     for feed in feeds:
         given = {name: value for name, value in feed.items() if name in shapes}
         count = next((len(value) for value in given.values() if value.ndim > 0), 1)
         batched = {name for name, value in given.items() if value.ndim > 0 and len(value) == count}
-        fixed = {size for name in batched if isinstance(size := shapes[name][0], int) and size != count}
-        if len(fixed) != 1 or count % (step := fixed.pop()):
+        fixed = {shapes[name][0] for name in batched if shapes[name] and isinstance(shapes[name][0], int)}
+        step = max(1, int(count * share)) if not fixed else min(fixed)
+        if step >= count or len(fixed) > 1 or (fixed and count % step):
             yield given, count
             continue
         for start in range(0, count, step):
-            yield (
-                {name: value[start : start + step] if name in batched else value for name, value in given.items()},
-                step,
-            )
+            end = min(start + step, count)
+            yield {name: value[start:end] if name in batched else value for name, value in given.items()}, end - start
 
 
 def rows(value: Array, samples: int) -> Array:

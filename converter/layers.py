@@ -1,8 +1,7 @@
 """What each quantized tensor costs: its own grid alone, and in its place with every error before it.
 
-The tensor X of the float model is X -> QuantizeLinear -> DequantizeLinear in the file of onnxruntime's quantizer;
-the integers between the two are fetched, so that the kernels around them stay the ones that will run. A Relu or Clip
-that the quantizer removed, because the range already does its work, is followed: there X means what the Relu gave.
+Both models run on the same inputs and the intermediates are compared, tensor by tensor. The integers themselves are
+fetched from the INT8 model, so that the kernels around them stay the ones that will run.
 """
 
 from __future__ import annotations
@@ -10,160 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, helper
 
 from converter.fidelity import decibels
-from converter.graph import Array, Graph
+from converter.graph import Array, Graph, skeleton
+from converter.grids import QuantizedTensor, quantized_tensors
 from converter.inference import Feeds, open_session, split
 from converter.report.schema import Layer, Scale
 
-__all__ = ["QuantizedTensor", "layer_fidelity", "quantized_tensors"]
+__all__ = ["layer_fidelity"]
 
-GROUP_BYTES = 64 << 20  # of float intermediates fetched in one run
-LIMITS: dict[int, tuple[str, int, int, int]] = {
-    TensorProto.INT4: ("int4", 4, -8, 7),
-    TensorProto.UINT4: ("uint4", 4, 0, 15),
-    TensorProto.INT8: ("int8", 8, -128, 127),
-    TensorProto.UINT8: ("uint8", 8, 0, 255),
-    TensorProto.INT16: ("int16", 16, -32768, 32767),
-    TensorProto.UINT16: ("uint16", 16, 0, 65535),
-    TensorProto.INT32: ("int32", 32, -(2**31), 2**31 - 1),
-}
-REMOVED = ("Relu", "Clip")
-
-
-@dataclass(frozen=True)
-class QuantizedTensor:
-    """One tensor of the float model and the grid it lies on in the INT8 model; ``codes`` names the integers there."""
-
-    name: str
-    kind: Literal["activation", "weight", "bias"]
-    codes: str
-    node: str
-    operator: str
-    element_type: int
-    scale: NDArray[np.float32]  # [] or [channels]
-    zero_point: NDArray[np.int64]  # like scale
-    axis: int
-    dequantized: str
-
-    @property
-    def limits(self) -> tuple[str, int, int, int]:
-        """The name of the integer type, its bits, smallest and largest value."""
-        return LIMITS[self.element_type]
-
-    def decode(self, codes: Array) -> NDArray[np.float32]:
-        """The real numbers that the integers stand for."""
-        scale, zero = self._broadcast(codes.ndim)
-        return (codes.astype(np.float32) - zero) * scale
-
-    def round(self, values: Array) -> NDArray[np.float32]:
-        """The nearest numbers on the grid."""
-        scale, zero = self._broadcast(values.ndim)
-        _, _, smallest, largest = self.limits
-        codes = np.clip(np.rint(values / scale) + zero, smallest, largest)
-        return np.asarray((codes - zero) * scale, np.float32)
-
-    def _broadcast(self, rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        zero = self.zero_point.astype(np.float32)
-        if self.scale.ndim == 0 or self.scale.size == 1:
-            return self.scale.reshape(()), zero.reshape(())
-        shape = [-1 if axis == self.axis % rank else 1 for axis in range(rank)]
-        return self.scale.reshape(shape), zero.reshape(shape)
-
-
-def quantized_tensors(float32: Graph, int8: Graph) -> tuple[QuantizedTensor, ...]:
-    """Every tensor with a grid of its own, in the order in which the float model first computes or reads it."""
-    found: dict[str, QuantizedTensor] = {}
-    for node in int8.nodes:
-        if node.op_type == "QuantizeLinear" and node.input[0] not in int8.initializers:
-            tensor = _activation(node, float32, int8)
-        elif node.op_type == "DequantizeLinear" and node.input[0] in int8.initializers:
-            tensor = _constant(node, float32, int8)
-        else:
-            continue
-        if tensor is not None:
-            found.setdefault(tensor.name, tensor)
-    order = {value.name: -1 for value in float32.inputs}
-    for position, node in enumerate(float32.nodes):
-        for name in (*node.input, *node.output):
-            order.setdefault(name, position)
-    return tuple(sorted(found.values(), key=lambda tensor: order.get(tensor.name, len(order))))
-
-
-def _grid(node: NodeProto, int8: Graph, element_type: int) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
-    if node.input[1] not in int8.initializers or element_type not in LIMITS:
-        return None
-    scale = np.asarray(int8.initializers[node.input[1]], np.float32)
-    has_zero = len(node.input) > 2 and node.input[2] in int8.initializers
-    zero = int8.initializers[node.input[2]].astype(np.int64) if has_zero else np.zeros(scale.shape, np.int64)
-    return scale, zero
-
-
-def _axis(node: NodeProto) -> int:
-    return next((each.i for each in node.attribute if each.name == "axis"), 1)
-
-
-def _activation(node: NodeProto, float32: Graph, int8: Graph) -> QuantizedTensor | None:
-    named = len(node.input) > 2 and node.input[2] in int8.initializers
-    element_type = int8.initializers.element_type(node.input[2]) if named else TensorProto.UINT8
-    grid = _grid(node, int8, element_type)
-    name = node.input[0].removesuffix("_QuantizeLinear_Input")
-    producer = float32.producer(name)
-    if grid is None or (producer is None and name not in {value.name for value in float32.inputs}):
-        return None
-    operators = [producer.op_type] if producer is not None else ["Input"]
-    while follower := _removed_follower(name, float32, int8):
-        name = follower.output[0]
-        operators.append(follower.op_type)
-    reader = next((each for each in int8.consumers(node.output[0]) if each.op_type == "DequantizeLinear"), None)
-    return QuantizedTensor(
-        name=name,
-        kind="activation",
-        codes=node.output[0],
-        node=producer.name if producer is not None else name,
-        operator=" + ".join(operators),
-        element_type=element_type,
-        scale=grid[0],
-        zero_point=grid[1],
-        axis=_axis(node),
-        dequantized=reader.output[0] if reader is not None else "",
-    )
-
-
-def _removed_follower(name: str, float32: Graph, int8: Graph) -> NodeProto | None:
-    """The Relu or Clip that reads ``name`` in the float model and is not in the INT8 model any more."""
-    readers = float32.consumers(name)
-    if len(readers) != 1 or readers[0].op_type not in REMOVED or readers[0].output[0] in float32.output_names:
-        return None
-    output = readers[0].output[0]
-    still_there = int8.producer(output) or int8.producer(f"{output}_QuantizeLinear_Input")
-    return None if still_there else readers[0]
-
-
-def _constant(node: NodeProto, float32: Graph, int8: Graph) -> QuantizedTensor | None:
-    element_type = int8.initializers.element_type(node.input[0])
-    grid = _grid(node, int8, element_type)
-    name = node.input[0].removesuffix("_quantized")
-    readers = float32.consumers(name)
-    if grid is None or not readers:
-        return None
-    return QuantizedTensor(
-        name=name,
-        kind="bias" if element_type == TensorProto.INT32 else "weight",
-        codes=node.input[0],
-        node=readers[0].name,
-        operator=readers[0].op_type,
-        element_type=element_type,
-        scale=grid[0],
-        zero_point=grid[1],
-        axis=_axis(node),
-        dequantized=node.output[0],
-    )
+GROUP_BYTES = 96 << 20  # of float intermediates fetched in one run
+MOST_VALUES = 1 << 17  # of one tensor and batch that errors are summed over
 
 
 @dataclass
@@ -176,13 +35,29 @@ class _Noise:
     low: float = math.inf
     high: float = -math.inf
 
-    def add(self, tensor: QuantizedTensor, expected: Array, actual: Array) -> None:
-        self.signal += _power(expected)
-        self.alone += _power(tensor.round(expected) - expected)
-        self.in_place += _power(actual - expected) if actual.shape == expected.shape else math.nan
+    def add_activation(self, tensor: QuantizedTensor, expected: Array, codes: Array) -> None:
+        """Counts in one batch; of a large tensor evenly spread values stand for all, but for the extremes."""
         if expected.size:
             self.low = min(self.low, float(expected.min()))
             self.high = max(self.high, float(expected.max()))
+        if expected.shape != codes.shape:
+            self.in_place = math.nan
+        elif tensor.scale.size == 1 and expected.size > MOST_VALUES:
+            apart = (
+                expected.size // MOST_VALUES | 1
+            )  # odd, so as not to pick the same channel or column again and again
+            expected, codes = expected.ravel()[::apart], codes.ravel()[::apart]
+        self.signal += _power(expected)
+        self.alone += _power(tensor.round(expected) - expected)
+        if expected.shape == codes.shape:
+            self.in_place += _power(tensor.decode(codes) - expected)
+
+    def add_constant(self, tensor: QuantizedTensor, expected: Array, codes: Array) -> None:
+        """Counts in a weight by the integers in the file, which may be better than the nearest ones."""
+        if expected.shape == codes.shape:
+            self.signal = _power(expected)
+            self.alone = self.in_place = _power(tensor.decode(codes) - expected)
+            self.low, self.high = float(expected.min(initial=0)), float(expected.max(initial=0))
 
 
 def _power(values: Array) -> float:
@@ -195,7 +70,7 @@ def layer_fidelity(
 ) -> tuple[Layer, ...]:
     """One Layer for every quantized tensor, measured on all feeds; method, contribution and steps are left open.
 
-    Both models run once a group of tensors, whose intermediates together stay below a fixed number of bytes.
+    Where the intermediates of a batch are too many bytes to hold, parts of it run, or groups of tensors.
     """
     before, after = Graph(float32), Graph(int8)
     tensors = quantized_tensors(before, after)
@@ -203,34 +78,52 @@ def layer_fidelity(
     noise = {tensor.name: _Noise() for tensor in tensors}
     for tensor in tensors:
         if tensor.kind != "activation" and tensor.name in before.initializers:
-            _add_constant(
-                noise[tensor.name], tensor, before.initializers[tensor.name], after.initializers[tensor.codes]
-            )
+            values, codes = before.initializers[tensor.name], after.initializers[tensor.codes]
+            noise[tensor.name].add_constant(tensor, values, codes)
     batches = list(feeds)
-    samples = max((len(value) for feed in batches for value in feed.values() if value.ndim), default=1)
-    for group in _groups(activations, before, samples):
-        _measure(float32, int8, group, batches, noise, threads)
+    if batches:
+        sizes = _bytes(float32, batches[0], activations)
+        share = _share(before, batches[0], sum(sizes.values()))
+        for group in _groups(activations, sizes, share):
+            _measure(float32, int8, group, batches, share, noise, threads)
     return tuple(_layer(tensor, noise[tensor.name]) for tensor in tensors)
 
 
-def _add_constant(noise: _Noise, tensor: QuantizedTensor, expected: Array, codes: Array) -> None:
-    decoded = tensor.decode(codes)
-    if decoded.shape == expected.shape:
-        noise.add(tensor, expected, decoded)
-        noise.alone = noise.in_place  # the integers in the file may be better than the nearest ones
+def _share(graph: Graph, feed: Feeds, size: int) -> float:
+    """The part of a batch to run at once: what the model's fixed batch is of it, or what fits into GROUP_BYTES."""
+    given = next((value for value in graph.inputs if value.name in feed and feed[value.name].ndim), None)
+    if given is None or not given.shape:
+        return 1.0
+    count, declared = max(len(feed[given.name]), 1), given.shape[0]
+    if isinstance(declared, int):
+        return min(1.0, declared / count)
+    return min(1.0, max(1 / count, GROUP_BYTES / max(size, 1)))
 
 
-def _groups(tensors: Sequence[QuantizedTensor], graph: Graph, samples: int) -> Iterable[Sequence[QuantizedTensor]]:
+def _bytes(model: ModelProto, feed: Feeds, tensors: Sequence[QuantizedTensor]) -> dict[str, int]:
+    """The bytes of each tensor for this feed; a guess where shape inference does not tell."""
+    light = skeleton(model)
+    for value in light.graph.input:
+        if value.name in feed:
+            element_type = value.type.tensor_type.elem_type
+            value.CopyFrom(helper.make_tensor_value_info(value.name, element_type, feed[value.name].shape))
+    shapes = Graph(light).shapes
+    known = {tensor.name: [d for d in shapes.get(tensor.name, (None,)) if isinstance(d, int)] for tensor in tensors}
+    complete = {name: len(sizes) == len(shapes.get(name, (None,))) for name, sizes in known.items()}
+    return {name: 4 * math.prod(sizes) if complete[name] else GROUP_BYTES // 8 for name, sizes in known.items()}
+
+
+def _groups(
+    tensors: Sequence[QuantizedTensor], sizes: Mapping[str, int], share: float
+) -> Iterable[Sequence[QuantizedTensor]]:
+    """Neighbouring tensors whose values for this share of a batch stay together below GROUP_BYTES."""
     group: list[QuantizedTensor] = []
-    held = 0
+    held = 0.0
     for tensor in tensors:
-        shape = graph.shapes.get(tensor.name)
-        known = [size for size in shape or () if isinstance(size, int)]
-        unknown = len(shape or ()) - len(known)
-        size = 4 * math.prod(known) * (samples if unknown else 1) if shape else GROUP_BYTES // 8
-        if group and held + size > GROUP_BYTES:
+        size = sizes[tensor.name] * share
+        if group and held + size > GROUP_BYTES * 1.01:
             yield group
-            group, held = [], 0
+            group, held = [], 0.0
         group.append(tensor)
         held += size
     if group:
@@ -242,6 +135,7 @@ def _measure(
     int8: ModelProto,
     group: Sequence[QuantizedTensor],
     batches: Sequence[Feeds],
+    share: float,
     noise: Mapping[str, _Noise],
     threads: int,
 ) -> None:
@@ -252,12 +146,12 @@ def _measure(
     before = open_session(float32, threads, also=inner)
     after = open_session(int8, threads, also=[tensor.codes for tensor in group])
     fetched = [name for name in expected_names if name not in inputs]
-    for feed, _ in split(before, batches):
+    for feed, _ in split(before, batches, share):
         values = dict(zip(fetched, before.run(fetched, feed), strict=True)) if fetched else {}
         codes = after.run([tensor.codes for tensor in group], feed)
         for tensor, integers in zip(group, codes, strict=True):
             expected = np.asarray(feed.get(tensor.name, values.get(tensor.name)))
-            noise[tensor.name].add(tensor, expected, tensor.decode(np.asarray(integers)))
+            noise[tensor.name].add_activation(tensor, expected, np.asarray(integers))
 
 
 def _layer(tensor: QuantizedTensor, noise: _Noise) -> Layer:

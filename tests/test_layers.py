@@ -13,8 +13,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from converter.ablation import contributions
 from converter.fidelity import compare
 from converter.graph import Graph
+from converter.grids import quantized_tensors
 from converter.kernels import count_kernels
-from converter.layers import layer_fidelity, quantized_tensors
+from converter.layers import layer_fidelity
 from converter.report.schema import Layer
 
 

@@ -13,7 +13,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from converter.report import charts, words
+from converter.report import bars, charts, words
 from converter.report.schema import Layer, Report
 from converter.report.svg import clip
 
@@ -32,6 +32,7 @@ def render(report: Report) -> str:
     return _template().render(
         report=report,
         head=words.headline(report),
+        bars=bars,
         charts=charts,
         asked=asked,
         below=asked is not None and decisions is not None and decisions.agreement.value < asked,
