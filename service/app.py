@@ -63,7 +63,6 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        max_body_size=SMALL_BODY,
         telemetry=_telemetry(),
     )
     app.add_middleware(Observation, metrics=metrics)
@@ -71,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (conversions.upload_router, convert.router):
         app.include_router(router, max_body_size=settings.max_upload_bytes + FORM_OVERHEAD)
     for router in (conversions.router, results.router, operations.router, page.router):
-        app.include_router(router)
+        app.include_router(router, max_body_size=SMALL_BODY)
     documentation.complete(app, settings.requires_keys)
     return app
 

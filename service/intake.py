@@ -91,7 +91,7 @@ async def take(
     given = wishes.options()
     canonical(given)  # refused here rather than after an upload
     await _refuse_early(request, context)
-    upload = await receive(request, context.jobs.artefacts, context.settings.max_upload_bytes, wishes.name)
+    upload = await receive(request, context.jobs, context.settings.max_upload_bytes, wishes.name)
     context.metrics.uploaded_bytes.inc(upload.model.size)
     try:
         new = _new_job(upload, given, principal, wishes, idempotency_key)

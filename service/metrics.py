@@ -151,6 +151,6 @@ def _stages(connection: sa.Connection, job_id: str, finished_at: datetime) -> It
     stage, at = tables.events.c.data["stage"].as_string(), tables.events.c.at
     condition = (tables.events.c.job_id == job_id) & (tables.events.c.kind == "progress")
     query = sa.select(stage, sa.func.min(at)).where(condition).group_by(stage).order_by(sa.func.min(at))
-    begun = [(name, begin) for name, begin in connection.execute(query).tuples() if name]
+    begun = [(name, begin) for name, begin in connection.execute(query) if name]
     for (name, begin), (_, end) in pairwise([*begun, ("", finished_at)]):
         yield name, max(0.0, (end - begin).total_seconds())

@@ -11,7 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
-from service.problems import unexpected
+from service.problems import too_large, unexpected
 
 __all__ = ["Observation"]
 
@@ -38,11 +38,17 @@ class Observation:
             return
         started = time.perf_counter()
         request_id = secrets.token_hex(8)
-        status, answered = 0, 0.0
+        status, answered, replaced = 0, 0.0, False
 
         async def watched(message: Message) -> None:
-            nonlocal status, answered
+            nonlocal status, answered, replaced
+            if replaced:
+                return
             if message["type"] == "http.response.start":
+                if _is_bare_413(message):
+                    await too_large(Request(scope))(scope, receive, watched)
+                    replaced = True
+                    return
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
@@ -70,3 +76,9 @@ class Observation:
             job = scope.get("path_params", {}).get("conversion")
             facts = {"method": method, "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
             structlog.get_logger().info("request", **facts, **({"job": job} if job else {}))
+
+
+def _is_bare_413(message: Message) -> bool:
+    """Whether it begins the framework's own answer to a body over the limit, which is no problem document."""
+    kind = MutableHeaders(raw=list(message.get("headers", ()))).get("content-type", "")
+    return message["status"] == 413 and kind.startswith("text/plain")

@@ -48,6 +48,7 @@ __all__ = [
     "problem_of",
     "problem_response",
     "responses",
+    "too_large",
     "unexpected",
 ]
 
@@ -276,9 +277,10 @@ async def _http_exception(request: Request, problem: Exception) -> JSONResponse:
     details = {
         404: "There is nothing at this path.",
         405: f"{request.method} is not possible here.",
-        413: "The body is larger than the service takes.",
     }
-    kind = "TooLarge" if status == 413 else "".join(part.capitalize() for part in phrase.split())
+    if status == 413:
+        return too_large(request)
+    kind = "".join(part.capitalize() for part in phrase.split())
     detail = details.get(status, str(problem.detail) if status < 500 else phrase)
     headers = dict(problem.headers or {})
     if status == 405:  # the framework names the methods of one route, and there are several at a path
@@ -312,6 +314,10 @@ def unexpected(request: Request, problem: Exception) -> JSONResponse:
     """A bug of ours, whole in the log and without a word of it in the answer."""
     structlog.get_logger().exception("a bug of the service", path=request.url.path, exc_info=problem)
     return problem_response(problem_of("Bug", "The service failed; its log says why."), request)
+
+
+def too_large(request: Request) -> JSONResponse:
+    return problem_response(problem_of("TooLarge", "The body is larger than the service takes."), request)
 
 
 def install(app: FastAPI) -> None:

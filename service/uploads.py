@@ -37,7 +37,7 @@ class Upload:
     fields: dict[str, str]
 
 
-async def receive(request: Request, artefacts: Artefacts, limit: int, name: str | None = None) -> Upload:
+async def receive(request: Request, jobs: Jobs, limit: int, name: str | None = None) -> Upload:
     """The model of a multipart form or of a raw body is in the store; ``limit`` is of the model alone, in bytes.
 
     Raises BadRequest, UnsupportedMediaType, InvalidModel if it is empty, TooLarge.
@@ -45,9 +45,9 @@ async def receive(request: Request, artefacts: Artefacts, limit: int, name: str 
     kind, parameters = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
         form = Form(request, parameters.get(b"boundary", b""))
-        upload = await _receive_form(form, artefacts, limit)
+        upload = await _receive_form(form, jobs, limit)
     elif kind in (b"application/octet-stream", b"application/zip", b"application/onnx", b"application/x-onnx"):
-        upload = await _put(request.stream(), artefacts, limit, name)
+        upload = await _put(request.stream(), jobs.artefacts, limit, name)
     else:
         raise UnsupportedMediaType(
             "The model comes as multipart/form-data with a part named model, or raw as application/octet-stream.",
@@ -56,24 +56,33 @@ async def receive(request: Request, artefacts: Artefacts, limit: int, name: str 
     return upload if name is None else Upload(upload.model, _plain(name), upload.archive, upload.fields)
 
 
-async def _receive_form(form: Form, artefacts: Artefacts, limit: int) -> Upload:
+async def _receive_form(form: Form, jobs: Jobs, limit: int) -> Upload:
     model: Upload | None = None
     fields: dict[str, str] = {}
-    async for part in form.parts():
-        if part.name == "model":
-            if model is not None:
+    try:
+        async for part in form.parts():
+            if part.name != "model":
+                fields[part.name] = await _field(form, part.name)
+            elif model is None:
+                model = await _put(form.data(), jobs.artefacts, limit, part.filename)
+            else:
                 raise BadRequest("The form has two parts named model.", field="model")
-            model = await _put(form.data(), artefacts, limit, part.filename)
-        else:
-            value = bytearray()
-            async for chunk in form.data():
-                value += chunk
-                if len(value) > FIELD_LIMIT:
-                    raise BadRequest(f"The field {part.name} is longer than {FIELD_LIMIT} bytes.", field=part.name)
-            fields[part.name] = value.decode("utf-8", "replace")
+    except Exception:
+        if model is not None:
+            await discard(jobs, model.model)
+        raise
     if model is None:
         raise BadRequest("The form has no part named model.", field="model", remedy="Send the file as -F model=@FILE.")
     return Upload(model.model, model.name, model.archive, fields)
+
+
+async def _field(form: Form, name: str) -> str:
+    value = bytearray()
+    async for chunk in form.data():
+        value += chunk
+        if len(value) > FIELD_LIMIT:
+            raise BadRequest(f"The field {name} is longer than {FIELD_LIMIT} bytes.", field=name)
+    return value.decode("utf-8", "replace")
 
 
 async def _put(chunks: AsyncIterator[bytes], artefacts: Artefacts, limit: int, name: str | None) -> Upload:

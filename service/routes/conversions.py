@@ -85,7 +85,7 @@ async def list_conversions(
     context: FromContext,
     principal: Reader,
     cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
     status: Annotated[JobStatus | None, Query(description="Only those of this status.")] = None,
 ) -> ConversionList:
     """One's own conversions, newest first."""
@@ -104,7 +104,8 @@ async def list_conversions(
     responses={304: {"description": "Nothing has changed since the answer with this ETag."}, **responses(404)},
 )
 async def get_conversion(
-    job: VisibleJob, if_none_match: Annotated[str | None, Header(max_length=1000)] = None
+    job: VisibleJob,
+    if_none_match: Annotated[str | None, Header(max_length=1000, description="The last ETag, to be spared.")] = None,
 ) -> Response:
     """Its state at this moment. Cheap to poll: send the last `ETag` as `If-None-Match`."""
     tag = f'"{job.id[:8]}-{job.revision}"'
