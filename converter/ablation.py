@@ -13,7 +13,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from converter.graph import Array, Graph, opset
-from converter.grids import QuantizedTensor, quantized_tensors
+from converter.grids import Grid, read_grids
 from converter.inference import Feeds, open_session, output_names
 
 __all__ = ["contributions", "switchable"]
@@ -21,7 +21,7 @@ __all__ = ["contributions", "switchable"]
 SWITCH = "zsq_switch"
 
 
-def switchable(float32: ModelProto, int8: ModelProto, tensors: Sequence[QuantizedTensor]) -> ModelProto:
+def switchable(float32: ModelProto, int8: ModelProto, tensors: Sequence[Grid]) -> ModelProto:
     """The float model with a further int64 input: k >= 0 puts tensor k, and only that, on its integer grid."""
     model = ModelProto()
     model.CopyFrom(float32)
@@ -83,7 +83,7 @@ def contributions(
     Every output weighs the same. Where ``seconds`` do not suffice for every tensor the result is empty: shares of an
     unknown whole would be wrong.
     """
-    tensors = [tensor for tensor in quantized_tensors(Graph(float32), Graph(int8)) if tensor.kind != "bias"]
+    tensors = [tensor for tensor in read_grids(Graph(float32), Graph(int8)) if tensor.kind != "bias"]
     if not tensors or opset(float32) < 13:
         return {}
     session = open_session(switchable(float32, int8, tensors), threads)

@@ -1,6 +1,6 @@
 """The integer grids of a QDQ file, each under the name that its tensor has in the float model.
 
-The tensor X of the float model is X -> QuantizeLinear -> DequantizeLinear in the file of onnxruntime's quantizer. A Relu
+In the file of onnxruntime's quantizer the tensor X of the float model is X -> QuantizeLinear -> DequantizeLinear. A Relu
 or Clip that the quantizer removed, because the range already does its work, is followed: there X is what the Relu gave.
 """
 
@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto
 
 from converter.graph import Array, Graph
 
-__all__ = ["QuantizedTensor", "quantized_tensors"]
+__all__ = ["Grid", "read_grids"]
 
 LIMITS: dict[int, tuple[str, int, int, int]] = {
     TensorProto.INT4: ("int4", 4, -8, 7),
@@ -30,7 +30,7 @@ REMOVED = ("Relu", "Clip")
 
 
 @dataclass(frozen=True)
-class QuantizedTensor:
+class Grid:
     """One tensor of the float model and the grid it lies on in the INT8 model; ``codes`` names the integers there."""
 
     name: str
@@ -69,9 +69,9 @@ class QuantizedTensor:
         return self.scale.reshape(shape), zero.reshape(shape)
 
 
-def quantized_tensors(float32: Graph, int8: Graph) -> tuple[QuantizedTensor, ...]:
+def read_grids(float32: Graph, int8: Graph) -> tuple[Grid, ...]:
     """Every tensor with a grid of its own, in the order in which the float model first computes or reads it."""
-    found: dict[str, QuantizedTensor] = {}
+    found: dict[str, Grid] = {}
     for node in int8.nodes:
         if node.op_type == "QuantizeLinear" and node.input[0] not in int8.initializers:
             tensor = _activation(node, float32, int8)
@@ -101,7 +101,7 @@ def _axis(node: NodeProto) -> int:
     return next((each.i for each in node.attribute if each.name == "axis"), 1)
 
 
-def _activation(node: NodeProto, float32: Graph, int8: Graph) -> QuantizedTensor | None:
+def _activation(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
     named = len(node.input) > 2 and node.input[2] in int8.initializers
     element_type = int8.initializers.element_type(node.input[2]) if named else TensorProto.UINT8
     grid = _grid(node, int8, element_type)
@@ -114,7 +114,7 @@ def _activation(node: NodeProto, float32: Graph, int8: Graph) -> QuantizedTensor
         name = follower.output[0]
         operators.append(follower.op_type)
     reader = next((each for each in int8.consumers(node.output[0]) if each.op_type == "DequantizeLinear"), None)
-    return QuantizedTensor(
+    return Grid(
         name=name,
         kind="activation",
         codes=node.output[0],
@@ -138,14 +138,14 @@ def _removed_follower(name: str, float32: Graph, int8: Graph) -> NodeProto | Non
     return None if still_there else readers[0]
 
 
-def _constant(node: NodeProto, float32: Graph, int8: Graph) -> QuantizedTensor | None:
+def _constant(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
     element_type = int8.initializers.element_type(node.input[0])
     grid = _grid(node, int8, element_type)
     name = node.input[0].removesuffix("_quantized")
     readers = float32.consumers(name)
     if grid is None or not readers:
         return None
-    return QuantizedTensor(
+    return Grid(
         name=name,
         kind="bias" if element_type == TensorProto.INT32 else "weight",
         codes=node.input[0],

@@ -15,7 +15,7 @@ from onnx import ModelProto, helper
 
 from converter.fidelity import decibels
 from converter.graph import Array, Graph, skeleton
-from converter.grids import QuantizedTensor, quantized_tensors
+from converter.grids import Grid, read_grids
 from converter.inference import Feeds, open_session, split
 from converter.report.schema import Layer, Scale
 
@@ -35,7 +35,7 @@ class _Noise:
     low: float = math.inf
     high: float = -math.inf
 
-    def add_activation(self, tensor: QuantizedTensor, expected: Array, codes: Array) -> None:
+    def add_activation(self, tensor: Grid, expected: Array, codes: Array) -> None:
         """Counts in one batch; of a large tensor evenly spread values stand for all, but for the extremes."""
         if expected.size:
             self.low = min(self.low, float(expected.min()))
@@ -52,7 +52,7 @@ class _Noise:
         if expected.shape == codes.shape:
             self.in_place += _power(tensor.decode(codes) - expected)
 
-    def add_constant(self, tensor: QuantizedTensor, expected: Array, codes: Array) -> None:
+    def add_constant(self, tensor: Grid, expected: Array, codes: Array) -> None:
         """Counts in a weight by the integers in the file, which may be better than the nearest ones."""
         if expected.shape == codes.shape:
             self.signal = _power(expected)
@@ -73,7 +73,7 @@ def layer_fidelity(
     Where the intermediates of a batch are too many bytes to hold, parts of it run, or groups of tensors.
     """
     before, after = Graph(float32), Graph(int8)
-    tensors = quantized_tensors(before, after)
+    tensors = read_grids(before, after)
     activations = [tensor for tensor in tensors if tensor.kind == "activation"]
     noise = {tensor.name: _Noise() for tensor in tensors}
     for tensor in tensors:
@@ -100,7 +100,7 @@ def _share(graph: Graph, feed: Feeds, size: int) -> float:
     return min(1.0, max(1 / count, GROUP_BYTES / max(size, 1)))
 
 
-def _bytes(model: ModelProto, feed: Feeds, tensors: Sequence[QuantizedTensor]) -> dict[str, int]:
+def _bytes(model: ModelProto, feed: Feeds, tensors: Sequence[Grid]) -> dict[str, int]:
     """The bytes of each tensor for this feed; a guess where shape inference does not tell."""
     light = skeleton(model)
     for value in light.graph.input:
@@ -113,11 +113,9 @@ def _bytes(model: ModelProto, feed: Feeds, tensors: Sequence[QuantizedTensor]) -
     return {name: 4 * math.prod(sizes) if complete[name] else GROUP_BYTES // 8 for name, sizes in known.items()}
 
 
-def _groups(
-    tensors: Sequence[QuantizedTensor], sizes: Mapping[str, int], share: float
-) -> Iterable[Sequence[QuantizedTensor]]:
+def _groups(tensors: Sequence[Grid], sizes: Mapping[str, int], share: float) -> Iterable[Sequence[Grid]]:
     """Neighbouring tensors whose values for this share of a batch stay together below GROUP_BYTES."""
-    group: list[QuantizedTensor] = []
+    group: list[Grid] = []
     held = 0.0
     for tensor in tensors:
         size = sizes[tensor.name] * share
@@ -133,7 +131,7 @@ def _groups(
 def _measure(
     float32: ModelProto,
     int8: ModelProto,
-    group: Sequence[QuantizedTensor],
+    group: Sequence[Grid],
     batches: Sequence[Feeds],
     share: float,
     noise: Mapping[str, _Noise],
@@ -154,7 +152,7 @@ def _measure(
             noise[tensor.name].add_activation(tensor, expected, np.asarray(integers))
 
 
-def _layer(tensor: QuantizedTensor, noise: _Noise) -> Layer:
+def _layer(tensor: Grid, noise: _Noise) -> Layer:
     name, bits, smallest, largest = tensor.limits
     scales = tensor.scale.ravel()
     zero = tensor.zero_point.ravel()

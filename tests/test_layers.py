@@ -13,7 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from converter.ablation import contributions
 from converter.fidelity import compare
 from converter.graph import Graph
-from converter.grids import quantized_tensors
+from converter.grids import read_grids
 from converter.kernels import count_kernels
 from converter.layers import layer_fidelity
 from converter.report.schema import Layer
@@ -109,7 +109,7 @@ def test_a_clip_that_the_quantizer_removed_is_compared_after_it(layers: dict[str
 
 
 def test_alone_is_the_error_of_the_own_grid_only(pair: tuple[ModelProto, ModelProto], layers: dict[str, Layer]) -> None:
-    tensor = next(each for each in quantized_tensors(Graph(pair[0]), Graph(pair[1])) if each.name == "image")
+    tensor = next(each for each in read_grids(Graph(pair[0]), Graph(pair[1])) if each.name == "image")
     x = np.concatenate([feed["image"] for feed in images(16, seed=1)])
     error = tensor.round(x) - x
     assert layers["image"].sqnr_alone_db == pytest.approx(10 * np.log10((x**2).sum() / (error**2).sum()), abs=1e-3)
