@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from converter.graph import Graph
 from converter.inference import Array, Feeds, open_session, output_names, rows, split
@@ -38,6 +38,7 @@ RESAMPLES = 2000
 LARGEST_CLASSES = 100_000
 PASSING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "DequantizeLinear"})
 SCORING = frozenset({"Gemm", "MatMul", "Conv", "GlobalAveragePool", "ReduceMean", "Add"})
+FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 Z95 = 1.959963984540054
 
 
@@ -57,7 +58,7 @@ def class_output(graph: Graph) -> ClassOutput | None:
     candidates = []
     for output in graph.outputs:
         shape = output.shape or graph.shapes.get(output.name)
-        if output.dtype != "float32" or shape is None or len(shape) not in (2, 4):
+        if output.element_type not in FLOAT or shape is None or len(shape) not in (2, 4):
             continue
         classes, rest = shape[1], shape[2:]
         if isinstance(classes, int) and 2 <= classes <= LARGEST_CLASSES and all(size == 1 for size in rest):

@@ -1,7 +1,7 @@
 """The integer grids of a QDQ file, each under the name that its tensor has in the float model.
 
-In the file of onnxruntime's quantizer the tensor X of the float model is X -> QuantizeLinear -> DequantizeLinear. A Relu
-or Clip that the quantizer removed, because the range already does its work, is followed: there X is what the Relu gave.
+In the file of onnxruntime's quantizer the tensor X of the float model is X -> QuantizeLinear -> DequantizeLinear. A
+Relu or Clip that it removed, because the range already does its work, is followed: there X is what the Relu gave.
 """
 
 from __future__ import annotations
