@@ -95,6 +95,7 @@ class Conversions:
                 self._patience.pause(RETRY_SECONDS)
         except Superseded:
             log.info("job is not ours any more")
+            self._patience(self._drop_checkpoints, job_id)
         except GivenUp:
             with contextlib.suppress(sa.exc.SQLAlchemyError):  # without a database others will find our lock free
                 self._attempts.jobs.engine.requeue(job_id, Kind.CONVERSION)
@@ -200,6 +201,7 @@ class Conversions:
                 with contextlib.suppress(Missing):  # then the child does that stage again
                     self._patience(self._fetch, key, checkpoints / file_name)
         options = {**job.options, "threads": self._settings.job_threads}
+        options.pop("validation", None)  # a path, and the paths of this machine are not the owner's to name
         (inputs / "options.json").write_text(json.dumps(options))
         arguments = [
             str(model), "-o", str(work / "model.int8.onnx"), "--report", str(work / "report.json"),
@@ -243,7 +245,10 @@ class Conversions:
         return {"kind": kind, "message": message}
 
     def _drop_checkpoints(self, job_id: str) -> None:
-        self._artefacts.delete_now(*[each.key for each in self._artefacts.list(f"checkpoints/{job_id}")])
+        """A job that is final or gone has no checkpoints; one that another worker took over keeps them."""
+        job = self._attempts.jobs.get(job_id, None)
+        if job is None or job.status.is_final:
+            self._artefacts.delete_now(*[each.key for each in self._artefacts.list(f"checkpoints/{job_id}")])
 
 
 def _file_name(name: str) -> str:

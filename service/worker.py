@@ -116,7 +116,7 @@ class Worker:
         os._exit(0)  # threads of handed-back jobs still wait, on purpose
 
     def _every(self, period: float, duty: Callable[[], None]) -> None:
-        while not self._ending.wait(period):
+        while not self._ending.is_set():
             try:
                 duty()
             except Exception as problem:  # a duty that fails is done again, whatever it was
@@ -124,6 +124,7 @@ class Worker:
                     self._log.warning("duty delayed", duty=duty.__name__, reason=str(problem)[:300])
                 else:
                     self._log.exception("duty failed", duty=duty.__name__)
+            self._ending.wait(period)
 
     def _fence(self) -> None:
         """A worker that cannot be sure of its lock any more kills its children and starts anew under another name."""

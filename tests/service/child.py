@@ -67,8 +67,7 @@ for stage in told.get("stages", ["synthesis", "optimization", "quantization"]):
             sys.exit(2)
     kept.write_text(f"{stage} by {os.getpid()}")
     say("checkpoint", stage=stage, files=[kept.name])
-    if told.get("after_checkpoint"):
-        time.sleep(told["after_checkpoint"])
+    time.sleep(600 if told.get("hold") == stage else told.get("after_checkpoint", 0))
 
 match told.get("then", "succeed"):
     case "refuse":

@@ -28,7 +28,7 @@ WORKER = """
 import sys
 from service.settings import Settings
 from service.worker import run_worker
-run_worker(Settings(), command=sys.argv[1:])
+run_worker(Settings(), *[sys.argv[1:]] if sys.argv[1:] else [])
 """
 
 

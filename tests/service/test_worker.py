@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.records import JobStatus
+from service.attempts import Attempts
+from service.records import JobStatus, NewJob
 from tests.service.conftest import Starter
-from tests.service.harness import Service, kill_tree, wait_until
+from tests.service.harness import Cluster, Service, kill_tree, wait_until
 
 
 def finished_once(service: Service, job_id: str) -> bool:
@@ -32,7 +33,7 @@ def test_a_job_succeeds_with_checked_results(service: Service) -> None:
     assert finished_once(service, job.id)
     assert job.isolation is not None
     assert job.isolation["level"] in ("full", "partial", "limits")
-    assert not list(service.jobs.artefacts.list("checkpoints")), "checkpoints go with the job's end"
+    wait_until(lambda: not list(service.jobs.artefacts.list("checkpoints")), 10, "the checkpoints to go")
 
 
 MISDEEDS = {
@@ -48,7 +49,7 @@ MISDEEDS = {
 
 
 def test_each_misdeed_fails_its_own_job_with_a_clear_class(start: Starter) -> None:
-    service = start(job_memory_limit=300 << 20, job_disk_limit=100 << 20, job_time_limit=4)
+    service = start(job_memory_limit=300 << 20, job_disk_limit=100 << 20, job_time_limit=5)
     service.worker()
     jobs = {then: service.submit(then=then, stages=[]) for then in MISDEEDS}
     jobs["report"] = service.submit(stages=[], report='{"model": 1}')
@@ -65,7 +66,7 @@ def test_each_misdeed_fails_its_own_job_with_a_clear_class(start: Starter) -> No
 
 def test_a_killed_worker_is_replaced_and_finished_stages_are_not_repeated(service: Service) -> None:
     first = service.worker()
-    job = service.submit(stages=["synthesis", "optimization"], seconds=0.4, after_checkpoint=1.0)
+    job = service.submit(stages=["synthesis", "optimization"], hold="synthesis")
     service.wait_event(job, "checkpoint")
     second = service.worker()
     wait_until(lambda: len(service.jobs.statistics().workers) == 2, 20, "the second worker")
@@ -91,7 +92,8 @@ def test_the_child_dies_with_its_worker(start: Starter) -> None:
     assert not alive
 
 
-def test_cancel_kills_the_child_within_two_seconds(service: Service) -> None:
+def test_cancel_kills_the_child_within_two_seconds(start: Starter) -> None:
+    service = start()
     worker = service.worker()
     job = service.submit(seconds=60)
     service.wait_event(job, "progress")
@@ -106,12 +108,13 @@ def test_cancel_kills_the_child_within_two_seconds(service: Service) -> None:
 def test_deleting_a_running_job_removes_everything(start: Starter) -> None:
     service = start()
     worker = service.worker()
-    job = service.submit(seconds=60, stages=["synthesis"])
-    service.wait_event(job, "progress")
+    job = service.submit(stages=["synthesis", "optimization"], hold="synthesis")
+    service.wait_event(job, "checkpoint")
     assert service.jobs.delete(job.id, "local")
     assert service.jobs.get(job.id, None) is None
     wait_until(lambda: not psutil.Process(worker.pid).children(), 2.0, "the child to be killed")
     assert not service.jobs.artefacts.exists(job.model_key)
+    wait_until(lambda: not list(service.jobs.artefacts.list("checkpoints")), 5.0, "the checkpoints to go")
 
 
 def test_sigterm_hands_the_job_back_and_does_not_blame_it(service: Service) -> None:
@@ -162,9 +165,39 @@ def test_a_full_disk_interrupts_and_does_not_fail(start: Starter) -> None:
     assert not service.job(job).status.is_final
 
 
-def test_priority_decides_who_is_next(start: Starter) -> None:
-    from service.records import NewJob
+def test_an_archive_is_unpacked_by_the_child_itself(start: Starter) -> None:
+    import zipfile
 
+    service = start()
+    service.worker()
+    outcomes = {}
+    for name, member in (("good", "net/model.onnx"), ("bad", "../model.onnx")):
+        path = service.folder / f"{name}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, '{"stages": []}')
+        stored = service.jobs.artefacts.put_file(path)
+        new = NewJob(owner="local", model=stored, model_name=path.name, archive=True)
+        outcomes[name] = service.wait_final(service.jobs.submit(new))
+    assert outcomes["good"].status is JobStatus.SUCCEEDED
+    assert outcomes["bad"].error is not None
+    assert outcomes["bad"].error["kind"] == "InvalidModel"
+    assert "outside" in outcomes["bad"].error["message"]
+
+
+def test_a_worker_of_several_conversions_runs_them_at_once(start: Starter) -> None:
+    service = start(worker_concurrency=2)
+    service.worker(command=())
+    wait_until(lambda: len(service.jobs.statistics().workers) == 2, 30, "two processes")
+    (service.folder / "text.onnx").write_text("no model")
+    final = service.wait_final(service.submit(service.folder / "text.onnx"))
+    assert final.error is not None
+    assert final.error["kind"] == "InvalidModel", "the real converter ran"
+    service.processes[0].terminate()
+    assert service.processes[0].wait(30) == 0
+    assert service.jobs.statistics().workers == ()
+
+
+def test_priority_decides_who_is_next(start: Starter) -> None:
     service = start()
     stored = service.jobs.artefacts.put_file(_told(service.folder))
     order = [
@@ -184,8 +217,6 @@ def _told(folder: Path) -> Path:
 
 
 def test_a_row_the_engine_lost_is_queued_again(start: Starter) -> None:
-    from service.attempts import Attempts
-
     service = start()
     job = service.submit(stages=[])
     service.jobs.engine.forget([job.id])
@@ -197,10 +228,7 @@ def test_a_row_the_engine_lost_is_queued_again(start: Starter) -> None:
 
 
 @pytest.mark.postgres
-def test_a_worker_cut_off_from_its_lock_starts_anew_and_is_not_blamed(start: Starter, cluster: object) -> None:
-    from tests.service.harness import Cluster
-
-    assert isinstance(cluster, Cluster)
+def test_a_worker_cut_off_from_its_lock_starts_anew_and_is_not_blamed(start: Starter, cluster: Cluster) -> None:
     service = start(cluster.create("zsq_core_fence"), fence_after=3.0)
     worker = service.worker()
     job = service.submit(seconds=1.5, stages=["synthesis", "optimization", "quantization"])
