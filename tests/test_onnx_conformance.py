@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,8 +38,8 @@ REFUSED = {
 class Case:
     name: str
     model: ModelProto
-    inputs: list[NDArray[np.generic]]
-    outputs: list[NDArray[np.generic]]
+    inputs: Sequence[NDArray[Any]]
+    outputs: Sequence[NDArray[Any]]
     rtol: float
 
 
@@ -52,10 +53,10 @@ def cases() -> dict[str, Case]:
 def load(kind: str) -> Iterator[Case]:
     for test in load_model_tests(kind=kind):
         if test.model is not None:
-            for inputs, outputs in test.data_sets:
+            for inputs, outputs in test.data_sets or []:
                 yield Case(test.name, test.model, inputs, outputs, test.rtol)
             continue
-        folder = Path(test.model_dir)
+        folder = Path(test.model_dir or "")
         model = onnx.load(str(folder / "model.onnx"))
         for data in folder.glob("test_data_set_*"):
             inputs, outputs = ([read(path) for path in ordered(data, side)] for side in ("input", "output"))
@@ -66,7 +67,7 @@ def ordered(data: Path, side: str) -> list[Path]:
     return sorted(data.glob(f"{side}_*.pb"), key=lambda path: int(path.stem.rpartition("_")[2]))
 
 
-def read(path: Path) -> NDArray[np.generic]:
+def read(path: Path) -> NDArray[Any]:
     tensor = TensorProto()
     tensor.ParseFromString(path.read_bytes())
     return numpy_helper.to_array(tensor)
