@@ -109,7 +109,7 @@ class Observer:
         """The range by ``rule``, with zero in it."""
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if not np.isfinite(low + high) or self.counts.sum() == 0:
-            return Range(0.0, 0.0, "never observed")
+            return Range(0.0, 0.0, "never observed", levels)
         match rule:
             case RangeRule.MOVING if self.moving is not None:
                 low, high = min(self.moving[0], 0.0), max(self.moving[1], 0.0)
@@ -117,7 +117,7 @@ class Observer:
                 low, high = self._percentile(0.9999)
             case RangeRule.MSE:
                 low, high = self._least_error(levels)
-        return Range(low, high, str(rule))
+        return Range(low, high, str(rule), levels)
 
     def _percentile(self, share: float) -> tuple[float, float]:
         cumulated = np.cumsum(self.counts) / self.counts.sum()

@@ -58,7 +58,6 @@ class Settings:
     compensate: bool = True
     correct_bias: bool = True
     bits: Mapping[str, int] = field(default_factory=dict)  # by weight name; 8 where absent
-    levels: int = 256
 
 
 def correct(
@@ -73,7 +72,7 @@ def correct(
     """Rounded weights and corrected biases of every weighted node in ``nodes``, given each activation's range."""
     result = Correction()
     uses = _count_uses(graph)
-    streams = [_Stream(dict(feeds), quantized, settings.levels) for feeds in batches]
+    streams = [_Stream(dict(feeds), quantized) for feeds in batches]
     total = len(graph.nodes)
     with torch.no_grad():
         for index, node in enumerate(graph.nodes):
@@ -114,15 +113,15 @@ def _spend(node: NodeProto, uses: dict[str, int]) -> None:
 class _Stream:
     """One batch on its way through the float network (``exact``) and the integer network (``rounded``)."""
 
-    def __init__(self, feeds: dict[str, Tensor], quantized: Mapping[str, Range], levels: int) -> None:
-        self.quantized, self.levels = quantized, levels
+    def __init__(self, feeds: dict[str, Tensor], quantized: Mapping[str, Range]) -> None:
+        self.quantized = quantized
         self.exact = dict(feeds)
         self.rounded = {name: self._round(name, value) for name, value in feeds.items()}
 
     def _round(self, name: str, value: Tensor) -> Tensor:
         if name in self.quantized and value.is_floating_point():
             each = self.quantized[name].widened()
-            return round_to_range(value, each.low, each.high, self.levels)
+            return round_to_range(value, each.low, each.high, each.levels)
         return value
 
     def step(
@@ -282,7 +281,7 @@ def _roomy(scale: Tensor, node: NodeProto, graph: Graph, streams: Sequence[_Stre
     each = streams[0].quantized.get(node.input[0])
     if each is None:
         return scale
-    step = max((each.widened().high - each.widened().low) / 255, 1e-12)
+    step = max((each.widened().high - each.widened().low) / (each.levels - 1), 1e-12)
     bias = torch.from_numpy(np.array(graph.initializers[node.input[2]], np.float32)).reshape(-1)
     if bias.numel() != scale.numel():
         return scale

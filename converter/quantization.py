@@ -13,7 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,6 @@ FLOAT_OUTPUT = (
     "MatMul",
     "Gemm",
 )  # onnxruntime has kernels from integers to float for these: no rounding of their outputs
-WEIGHT_TYPES = {4: QuantType.QInt4, 8: QuantType.QInt8}
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,12 @@ class Range:
     low: float
     high: float
     method: str
+    levels: int = 256  # codes: 16 at 4 bits
 
     def widened(self) -> Range:
         """The same range with zero in it and a width above zero, as an affine grid needs."""
         low, high = min(self.low, 0.0), max(self.high, 0.0)
-        return Range(low, high if high - low > 1e-8 else low + 1e-8, self.method)
+        return replace(self, low=low, high=high if high - low > 1e-8 else low + 1e-8)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,6 @@ class Plan:
     ranges: Mapping[str, Range]
     weights: Mapping[str, WeightGrid] = field(default_factory=dict)
     target: Target = Target.X64_VNNI
-    activation_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -89,12 +88,12 @@ def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None
                 "axis": grid.axis,
                 "scale": np.float32(scale),
                 "zero_point": np.int8(0),
-                "quant_type": WEIGHT_TYPES[grid.bits],
+                "quant_type": QuantType.QInt8,  # codes of fewer bits too: converter.lowbit packs them afterwards
             }
             for scale in grid.scale
         ]
         for name, grid in plan.weights.items()
-    }
+    } | {name: [{"quant_type": QuantType.QUInt4}] for name, each in plan.ranges.items() if each.levels == 16}
     operators = sorted({node.op_type for node in model.graph.node if node.name in plan.nodes})
     if not operators:
         return model

@@ -39,7 +39,6 @@ def measure_damage(
     outputs: Sequence[str],
     batches: Iterable[Mapping[str, Tensor]],
     seed: int,
-    levels: int = 256,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, float]:
     """The damage of rounding each tensor of ``ranges``, alone, averaged over the samples of ``batches``."""
@@ -70,7 +69,7 @@ def measure_damage(
             )
             for name, gradient in zip(names, gradients, strict=True):
                 if gradient is not None:
-                    found[name] += _damage(ranges[name], values[name], gradient, levels)
+                    found[name] += _damage(ranges[name], values[name], gradient)
         seen += PROJECTIONS
         progress(0.0)
     return {name: damage / max(seen, 1) for name, damage in found.items()}
@@ -85,13 +84,13 @@ def _project(output: Tensor, generator: torch.Generator) -> Tensor:
     return projected
 
 
-def _damage(each: Range, values: Tensor, gradient: Tensor, levels: int) -> float:
+def _damage(each: Range, values: Tensor, gradient: Tensor) -> float:
     """One batch's damage a sample: rounding errors as independent, clipping errors as coherent within a sample."""
     samples = values.shape[0] if values.dim() > 1 else 1
     flat, slope = values.reshape(samples, -1), gradient.reshape(samples, -1)
     stride = -(-flat.shape[1] // ELEMENTS)
     flat, slope = flat[:, ::stride], slope[:, ::stride]
     clipped = flat.clamp(each.low, each.high)
-    rounding = (round_to_range(clipped, each.low, each.high, levels) - clipped).square() * slope.square()
+    rounding = (round_to_range(clipped, each.low, each.high, each.levels) - clipped).square() * slope.square()
     clipping = ((clipped - flat) * slope).sum(1) * stride
     return (float(rounding.sum()) * stride + float(clipping.square().sum())) / samples
