@@ -445,6 +445,17 @@ def attribute_of_wrong_type() -> ModelProto:
     return convolution(helper.make_node("Conv", ["x", "w"], ["y"], name="conv", strides=2))
 
 
+@content(InvalidModel, "'group' of the node 'conv' (Conv) is not positive")
+def no_groups() -> ModelProto:
+    return convolution(helper.make_node("Conv", ["x", "w"], ["y"], name="conv", group=0))
+
+
+@content(InvalidModel, "'blocksize' of the node 'depth' (DepthToSpace) is beyond")
+def overflowing_block() -> ModelProto:
+    """Its square is 0 in 64 bits; onnxruntime divides by it and ends the process."""
+    return convolution(CONV, helper.make_node("DepthToSpace", ["c"], ["y"], name="depth", blocksize=2**62))
+
+
 @content(InvalidModel, "'to'")
 def missing_attribute() -> ModelProto:
     return convolution(CONV, helper.make_node("Cast", ["c"], ["y"], name="cast"))

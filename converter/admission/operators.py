@@ -28,6 +28,9 @@ QUANTIZED_MICROSOFT = (
     "MatMulInteger", "GatherBlockQuantized", "QuantizeLinear", "DequantizeLinear",
 )  # fmt: skip
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+POSITIVE = {"strides", "dilations", "kernel_shape", "group", "blocksize", "size", "num_outputs", "hidden_size"}
+UNBOUNDED = {"starts", "ends", "value_int", "value_ints"}  # where exporters write the largest number for "to the end"
+LARGEST = 2**31 - 1  # beyond it onnxruntime's own products overflow, down to a division by zero that ends the process
 TRAINING = {"Gradient", "Adam", "Adagrad", "Momentum", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"}
 
 
@@ -133,9 +136,18 @@ def _check_attributes(node: NodeProto, schema: OpSchema) -> None:
             raise _misused(node, each.name, "is a sparse tensor")
         if each.type != int(known.type):  # type: ignore[call-overload]
             raise _misused(node, each.name, "has the wrong type")
+        _check_numbers(node, each)
     for name, known in schema.attributes.items():
         if known.required and name not in seen:
             raise _misused(node, name, "is missing")
+
+
+def _check_numbers(node: NodeProto, given: AttributeProto) -> None:
+    numbers = [given.i] if given.type == AttributeProto.INT else given.ints
+    if given.name in POSITIVE and any(number < 1 for number in numbers):
+        raise _misused(node, given.name, "is not positive")
+    if given.name not in UNBOUNDED and any(abs(number) > LARGEST for number in numbers):
+        raise _misused(node, given.name, "is beyond 2147483647")
 
 
 def _misused(node: NodeProto, name: str, what: str) -> InvalidModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,6 +18,7 @@ __all__ = ["probe", "verify_equivalence"]
 TOLERANCE = 1e-5  # of the largest magnitude of each output
 ROUNDING = 4.0  # times what a change of the inputs in their last bit does; chaotic models differ more than TOLERANCE
 MOST_MENTIONED = 16
+MOST_ELEMENTS = 2**24  # of an input that some sizes are guessed of
 BOUNDED = {"Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf"}  # outputs on the scale of 1, however small they are
 SIZES = (64, 32, 224, 16, 128, 96, 256, 512, 8, 4, 1)  # tried for axes of unknown size, then what the graph mentions
 
@@ -87,6 +89,8 @@ def probe(model: ModelProto, count: int = 2) -> list[dict[str, Array]]:
     graph = Graph(model)
     runner = load(model)
     for sizes in _sizes(graph.inputs, (*SIZES, *_mentioned(graph))):
+        if sizes and max(math.prod(_shape(value, sizes)) for value in graph.inputs) > MOST_ELEMENTS:
+            continue
         feeds = [_feed(graph.inputs, sizes, seed) for seed in range(count)]
         try:
             runner.run(None, feeds[0])
@@ -129,13 +133,15 @@ def _is_batch(value: Value, axis: int, inputs: tuple[Value, ...]) -> bool:
     return symbol is not None and any(other.shape and other.shape[0] == symbol for other in inputs)
 
 
+def _shape(value: Value, sizes: Mapping[tuple[str, int], int]) -> list[int]:
+    return [size if isinstance(size, int) else sizes[value.name, axis] for axis, size in enumerate(value.shape or ())]
+
+
 def _feed(inputs: tuple[Value, ...], sizes: Mapping[tuple[str, int], int], seed: int) -> dict[str, Array]:
     random = np.random.default_rng(seed)
     feed: dict[str, Array] = {}
     for value in inputs:
-        shape = [
-            size if isinstance(size, int) else sizes[value.name, axis] for axis, size in enumerate(value.shape or ())
-        ]
+        shape = _shape(value, sizes)
         if value.dtype.startswith("float"):
             array = random.standard_normal(shape).astype(value.dtype)
         else:

@@ -22,6 +22,8 @@ def expand_new_operators(model: ModelProto) -> tuple[ModelProto, Change]:
     graph = Graph(model) if new else None
     count = 0
     for node in new:
+        if node.op_type == "Attention" and len(node.output) > 3 and node.output[3]:
+            continue  # the products before the mask: their -inf are not written out alike
         definition = _definition(node, version, graph) if graph is not None else None
         if definition is None:
             continue
