@@ -239,7 +239,8 @@ def _cautions(task: Task, measured: Measured) -> list[Caution]:
         cautions.append(
             Caution(
                 kind="disagreement",
-                message=f"INT8 decides otherwise than FP32 on {1 - decisions.agreement.value:.0%} of the synthetic inputs.",
+                message="INT8 decides otherwise than FP32 on "
+                f"{1 - decisions.agreement.value:.0%} of the synthetic inputs.",
             )
         )
     worst = [each for each in measured.fidelity.outputs if each.sqnr_db is not None and each.sqnr_db < 15]
@@ -256,7 +257,8 @@ def _cautions(task: Task, measured: Measured) -> list[Caution]:
             cautions.append(
                 Caution(
                     kind="preprocessing-undecided",
-                    message=f"How the input {plan.name} is scaled could not be told for certain; state it with --input {plan.name}=...",
+                    message=f"How the input {plan.name} is scaled could not be told for certain; "
+                    f"state it with --input {plan.name}=...",
                     place=plan.name,
                 )
             )
@@ -264,7 +266,8 @@ def _cautions(task: Task, measured: Measured) -> list[Caution]:
         cautions.append(
             Caution(
                 kind="no-gradient",
-                message=f"No gradient passes through {len(task.network.without_gradient)} nodes; samples were not moved through them.",
+                message=f"No gradient passes through {len(task.network.without_gradient)} nodes; "
+                "samples were not moved through them.",
             )
         )
     return cautions

@@ -1,8 +1,8 @@
 """Ranges of activations, observed in a stream: memory does not grow with the number of samples.
 
-The samples reach onnxruntime's quantizer and our observers through the same ``CalibrationDataReader``. Each tensor keeps a
-histogram of 2,048 bins whose width doubles when a value falls outside, which never loses a count, besides its extremes in
-all and per channel.
+The samples reach onnxruntime's quantizer and our observers through the same ``CalibrationDataReader``. Each tensor
+keeps a histogram of 2,048 bins whose width doubles when a value falls outside, which never loses a count, besides its
+extremes in all and per channel.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A folder of finished stages; ``announce`` hears of each one that was made durable. Without a folder nothing is kept.
+    """A folder of finished stages; ``announce`` hears of each one that was made durable. Without a folder nothing is
+    kept.
 
     A stage counts as finished when its ``.json`` is there, which is written last and renamed into place.
     """

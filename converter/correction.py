@@ -2,8 +2,8 @@
 
 Two streams of the same samples walk through the graph: the float network's and the integer network's so far. At each
 weighted layer the weights are rounded against the second moments of what the integer network really feeds it
-(``converter.rounding.compensate``), and the bias takes up the difference of the two streams' mean outputs (empirical bias
-correction, Nagel et al. 2019, section 4.2, on synthesized data, earlier layers already corrected).
+(``converter.rounding.compensate``), and the bias takes up the difference of the two streams' mean outputs (empirical
+bias correction, Nagel et al. 2019, section 4.2, on synthesized data, earlier layers already corrected).
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 One step size serves a whole activation tensor, so a channel that uses a quarter of its range is rounded four times too
 coarsely. Where a channel is only ever scaled, moved, added to its like or rectified between the layer that makes it and
-the layers that read it, it can be made s times larger by the one and taken s times less by the others. That is cross-layer
-equalization (Nagel et al. 2019, eq. 7-11) over whole residual streams and depthwise layers, with the scales of SmoothQuant
-(Xiao et al. 2023, eq. 4) at alpha near 1: weights are rounded per output channel and compensated, so they bear nearly all
-of the difficulty. LayerNormalization's scale makes channels as a layer does, which is SmoothQuant's own case.
+the layers that read it, it can be made s times larger by the one and taken s times less by the others. That is
+cross-layer equalization (Nagel et al. 2019, eq. 7-11) over whole residual streams and depthwise layers, with the scales
+of SmoothQuant (Xiao et al. 2023, eq. 4) at alpha near 1: weights are rounded per output channel and compensated, so
+they bear nearly all of the difficulty. LayerNormalization's scale makes channels as a layer does, which is
+SmoothQuant's own case.
 
-Which channels belong together is found by sending channel numbers through the graph: a node that only moves data is run on
-the numbers themselves, so shuffles, splits and concatenations need no rules of their own.
+Which channels belong together is found by sending channel numbers through the graph: a node that only moves data is run
+on the numbers themselves, so shuffles, splits and concatenations need no rules of their own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from converter.reconstruction import Reconstruction
 __all__ = ["Equalization", "equalize"]
 
 MOVING = frozenset(
-    ["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Concat", "Identity", "DepthToSpace", "SpaceToDepth", "Expand"]
+    {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Concat"}
+    | {"Identity", "DepthToSpace", "SpaceToDepth", "Expand"}
 )
 SPATIAL = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 POINTWISE = frozenset({"Relu", "LeakyRelu", "Identity"})
@@ -185,14 +187,13 @@ def _follow(
             held = torch.from_numpy(numbers.astype(np.float64)).reshape(view)
             labels.numbers[node.output[0]] = held.expand(shapes[node.output[0]])
             return
-    if node.op_type in MOVING and data and all(name in labels.numbers or name not in shapes for name in node.input):
-        if node.op_type != "Concat" or all(name in labels.numbers for name in node.input):
-            outputs = [name for name in node.output if name]
-            with torch.no_grad():
-                moved = network.run({name: labels.numbers[name].contiguous() for name in data}, outputs)
-            if all(isinstance(value, Tensor) and value.shape == shapes.get(name) for name, value in moved.items()):
-                labels.numbers.update(moved)
-                return
+    if node.op_type in MOVING and data and _all_numbered(node, shapes, labels):
+        outputs = [name for name in node.output if name]
+        with torch.no_grad():
+            moved = network.run({name: labels.numbers[name].contiguous() for name in data}, outputs)
+        if all(isinstance(value, Tensor) and value.shape == shapes.get(name) for name, value in moved.items()):
+            labels.numbers.update(moved)
+            return
     if node.op_type == "Add" and len(data) == 2 and shapes.get(data[0]) == shapes.get(data[1]):
         one, other = (labels.numbers[name].reshape(-1).numpy().astype(np.int64) for name in data)
         pairs = np.unique(np.stack([one, other], 1), axis=0)
@@ -206,6 +207,12 @@ def _follow(
     for name in node.output:
         if name:
             _label_fresh(labels, name, shapes, fixed=True)
+
+
+def _all_numbered(node: NodeProto, shapes: Mapping[str, torch.Size], labels: _Labels) -> bool:
+    """Whether every float tensor that the node moves has numbers; a constant that joins a concatenation has none."""
+    needed = list(node.input) if node.op_type == "Concat" else [name for name in node.input if name in shapes]
+    return all(name in labels.numbers for name in needed)
 
 
 def _gated(node: NodeProto, data: list[str], shapes: Mapping[str, torch.Size], labels: _Labels) -> bool:
@@ -362,7 +369,9 @@ def _rescale(
 def _rescale_layer(
     node: NodeProto, graph: Graph, grow: NDArray[np.float64], shrink: NDArray[np.float64]
 ) -> dict[str, Array]:
-    """The weight with its output channels ``grow`` times larger and its input channels ``shrink`` times smaller, and its bias."""
+    """The weight with its output channels ``grow`` times larger and its input channels ``shrink`` times smaller, and
+    its bias.
+    """
     found = weight_of(node, graph)
     assert found is not None
     weight = np.asarray(graph.initializers[found[0]], np.float64)

@@ -1,7 +1,7 @@
 """What each input of a model is, how large, and on what scale its numbers are, found from the model itself.
 
-The owner may state any of it (``InputSpec``); what is stated is never guessed. What the scale of pictures and features is
-when nobody says so is settled in ``converter.scaling`` by what the network makes of them.
+The owner may state any of it (``InputSpec``); what is stated is never guessed. What the scale of pictures and features
+is when nobody says so is settled in ``converter.scaling`` by what the network makes of them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = [
     "assemble",
     "batch_limit",
     "describe_inputs",
-    "picture_bounds",
     "draw",
+    "picture_bounds",
 ]
 
 Feeds = dict[str, NDArray[Any]]
@@ -49,7 +49,8 @@ class InputKind(StrEnum):
 
 @dataclass(frozen=True)
 class Scaling:
-    """A preprocessing: the network gets ``raw * scale + offset``; raw pictures lie in [0, 1], other raw inputs have unit spread.
+    """A preprocessing: the network gets ``raw * scale + offset``; raw pictures lie in [0, 1], other raw inputs have
+    unit spread.
 
     ``score`` tells how badly it fits the network (0 is perfect), None while it was not judged.
     """
@@ -66,7 +67,9 @@ UNSCALED = Scaling("as it is", (1.0,), (0.0,))
 
 @dataclass(frozen=True)
 class InputPlan:
-    """One input: its kind, the shape of one sample (of the whole where there is no batch axis) and its preprocessing."""
+    """One input: its kind, the shape of one sample (of the whole where there is no batch axis) and its
+    preprocessing.
+    """
 
     name: str
     kind: InputKind
@@ -96,7 +99,9 @@ class InputPlan:
         return numbers.reshape([1, *(-1 if each == axis and numbers.size > 1 else 1 for each in range(rank))])
 
     def affine(self, start: int, count: int) -> tuple[Array, Array]:
-        """Scale and offset [count, ...] of samples ``start`` onwards: scalings that could not be told apart take turns."""
+        """Scale and offset [count, ...] of samples ``start`` onwards: scalings that could not be told apart take
+        turns.
+        """
         turns = (self.scaling, *self.rivals)
         chosen = [turns[(start + each) % len(turns)] for each in range(count)]
         return (
@@ -203,11 +208,8 @@ def _float_kind(declared: tuple[int | str | None, ...], graph: Graph, name: str)
         first, last = declared[1], declared[3]
         if first in (1, 3, 4) and not (first == 1 and _table(declared[2], declared[3])):
             return InputKind.PICTURE, False
-        if (
-            (last in (1, 3, 4)
-            and not isinstance(first, int | None))
-            or (last in (1, 3, 4)
-            and readers <= {"Transpose", "Sub", "Mul", "Div", "Add"})
+        if (last in (1, 3, 4) and not isinstance(first, int | None)) or (
+            last in (1, 3, 4) and readers <= {"Transpose", "Sub", "Mul", "Div", "Add"}
         ):
             return InputKind.PICTURE, True
         return InputKind.FEATURES, False

@@ -51,7 +51,9 @@ def optimize(
     progress: Callable[[float, str], None],
     stated: Mapping[str, Range] = MappingProxyType({}),
 ) -> Optimized:
-    """The plan of the integer model, from batches of calibration inputs; ``stated`` are ranges known without looking."""
+    """The plan of the integer model, from batches of calibration inputs; ``stated`` are ranges known without
+    looking.
+    """
     elements = sizes(network, graph, calibration[0])
     everything = place(graph, {})
     shared = quantized_tensors(graph, everything.nodes)
@@ -103,7 +105,8 @@ def _steps_taken(
             StepTaken(
                 name=Step.EQUALIZATION,
                 applied=equalized.channels > 0,
-                sentence=f"{equalized.channels} channels of {equalized.layers} layers brought to one range, the function unchanged.",
+                sentence=f"{equalized.channels} channels of {equalized.layers} layers brought to one range, "
+                "the function unchanged.",
             )
         )
     floats = sorted(everything.nodes - placement.nodes)

@@ -1,7 +1,8 @@
 """Decides which nodes run on integers: kernels that exist, islands that pay, and a price for each choice.
 
-A node is worth quantizing when onnxruntime has an integer kernel for it and its neighbours keep their tensors in integers;
-a lone QuantizeLinear -> float kernel -> DequantizeLinear island only costs time and accuracy (shared findings 3.4).
+A node is worth quantizing when onnxruntime has an integer kernel for it and its neighbours keep their tensors in
+integers; a lone QuantizeLinear -> float kernel -> DequantizeLinear island only costs time and accuracy (shared findings
+3.4).
 """
 
 from __future__ import annotations
@@ -120,9 +121,9 @@ def candidates(graph: Graph) -> frozenset[str]:
 def place(graph: Graph, kept_float: Mapping[str, str]) -> Placement:
     """The largest set of nodes without useless islands that leaves ``kept_float`` (node to reason) in float.
 
-    A weighted node needs nothing. Any other node stays only while every tensor it reads is in integers already, written by
-    an integer node or read by an integer layer, and some integer node reads what it writes: the fixed point of removing
-    those that fail.
+    A weighted node needs nothing. Any other node stays only while every tensor it reads is in integers already, written
+    by an integer node or read by an integer layer, and some integer node reads what it writes: the fixed point of
+    removing those that fail.
     """
     chosen = {name for name in candidates(graph) if name not in kept_float}
     dropped = dict(kept_float)

@@ -1,10 +1,11 @@
-"""Which nodes are better left in float: those whose rounding hurts the outputs most for the time that integers would save.
+"""Which nodes are better left in float: those whose rounding hurts the outputs most for the time that integers would
+save.
 
 Greedy: starting from every node on integers, the tensor whose removal from the integer model saves most damage for its
 price is taken out with the nodes around it, until the price exceeds a small share of the whole. Some removals are free,
-for onnxruntime's integer kernels are slower than its float ones on few channels: on MobileNetV1 0.25 leaving the first two
-convolutions in float is faster and removes four fifths of the activations' damage (tests/bench/RESULTS.md). Prices are
-estimates, never measurements, so that the same model always gives the same result.
+for onnxruntime's integer kernels are slower than its float ones on few channels: on MobileNetV1 0.25 leaving the first
+two convolutions in float is faster and removes four fifths of the activations' damage (tests/bench/RESULTS.md). Prices
+are estimates, never measurements, so that the same model always gives the same result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Inputs drawn from priors alone: what natural pictures, signals, features and tokens look like before any network is asked.
+"""Inputs drawn from priors alone: what natural pictures, signals, features and tokens look like before any network is
+asked.
 
-A natural picture has an amplitude spectrum that falls as one over the frequency (Field 1987; Ruderman 1994). White noise
-has not: it excites early filters wrongly, which costs 0.8 points of agreement on ResNet-20 and 53 on MobileNetV1
+A natural picture has an amplitude spectrum that falls as one over the frequency (Field 1987; Ruderman 1994). White
+noise has not: it excites early filters wrongly, which costs 0.8 points of agreement on ResNet-20 and 53 on MobileNetV1
 (research log in tests/bench/RESULTS.md).
 """
 
@@ -26,10 +27,12 @@ def draw_noise(count: int, shape: tuple[int, ...], generator: np.random.Generato
 
 
 def draw_pictures(count: int, channels: int, height: int, width: int, generator: np.random.Generator) -> Array:
-    """[count, channels, height, width] in [0, 1]: 1/f spectrum, channels that share their luminance, random contrast and offset.
+    """[count, channels, height, width] in [0, 1]: 1/f spectrum, channels that share their luminance, random contrast
+    and offset.
 
-    The exponent varies from 0.8 to 1.4 a picture. Colour is a small share of luminance. A third of the pictures carry one
-    straight occluding edge, the commonest departure of photographs from a Gaussian field, and a tenth are nearly uniform.
+    The exponent varies from 0.8 to 1.4 a picture. Colour is a small share of luminance. A third of the pictures carry
+    one straight occluding edge, the commonest departure of photographs from a Gaussian field, and a tenth are nearly
+    uniform.
     """
     fy = np.fft.fftfreq(height)[:, None] * height
     fx = np.fft.rfftfreq(width)[None, :] * width
@@ -71,7 +74,8 @@ def _occlude(
 
 
 def draw_signals(count: int, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    """[count, *shape] of zero mean and unit variance with a 1/f power spectrum along the last axis and a loudness that varies.
+    """[count, *shape] of zero mean and unit variance with a 1/f power spectrum along the last axis and a loudness that
+    varies.
 
     Speech and most sensor signals alternate between near silence and bursts, hence a smooth random envelope over time
     and a level of its own for each sample, spread over 20 dB.
@@ -96,9 +100,9 @@ def draw_signals(count: int, shape: tuple[int, ...], generator: np.random.Genera
 def draw_features(count: int, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     """[count, *shape] for tables of features (cepstra, sensor readings, embeddings) of about unit deviation.
 
-    Neighbouring frames of real features are alike, so half of the variance is common to all frames of a sample; and a few
-    columns carry most of it (the first cepstral coefficient ten times the others), which columns being unknown: their
-    deviations are lognormal, drawn anew for each sample.
+    Neighbouring frames of real features are alike, so half of the variance is common to all frames of a sample; and a
+    few columns carry most of it (the first cepstral coefficient ten times the others), which columns being unknown:
+    their deviations are lognormal, drawn anew for each sample.
     """
     frames = [1] * (len(shape) - 1)
     common = generator.standard_normal((count, *frames, shape[-1]))
@@ -110,9 +114,11 @@ def draw_features(count: int, shape: tuple[int, ...], generator: np.random.Gener
 def draw_tokens(
     count: int, shape: tuple[int, ...], low: int, high: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """[count, *shape] of integers in [low, high): half of the samples uniform, half Zipf-distributed over a random vocabulary order.
+    """[count, *shape] of integers in [low, high): half of the samples uniform, half Zipf-distributed over a random
+    vocabulary order.
 
-    Text is far from uniform: few tokens make most of it. The order of tokens by frequency is unknown, hence random a sample.
+    Text is far from uniform: few tokens make most of it. The order of tokens by frequency is unknown, hence random a
+    sample.
     """
     size = high - low
     tokens = generator.integers(low, high, (count, *shape), np.int64)

@@ -1,8 +1,9 @@
-"""Hands our ranges, weight grids and choice of nodes to onnxruntime's static quantizer, and reads back what it made of them.
+"""Hands our ranges, weight grids and choice of nodes to onnxruntime's static quantizer, and reads back what it made of
+them.
 
-Everything is decided before: ``quantize_static`` receives a calibration cache with our ranges instead of running its own
-calibrators, whose histograms are unbounded or broken (shared findings: entropy through ``quantize_static`` is min/max,
-percentile keeps every intermediate of every sample in memory).
+Everything is decided before: ``quantize_static`` receives a calibration cache with our ranges instead of running its
+own calibrators, whose histograms are unbounded or broken (shared findings: entropy through ``quantize_static`` is
+min/max, percentile keeps every intermediate of every sample in memory).
 """
 
 from __future__ import annotations
@@ -153,7 +154,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _tidied(quantized: ModelProto, source: ModelProto) -> ModelProto:
-    """The result with only the opset imports it uses, the source's IR version where that suffices, and stable metadata."""
+    """The result with only the opset imports it uses, the source's IR version where that suffices, and stable
+    metadata.
+    """
     used = {node.domain or "" for node in quantized.graph.node}
     imports = [entry for entry in quantized.opset_import if (entry.domain or "") in used or entry.domain == ""]
     del quantized.opset_import[:]

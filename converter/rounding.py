@@ -1,10 +1,11 @@
 """Weights onto their integer grid, so that a layer's output moves as little as its inputs allow.
 
-Round-to-nearest treats each weight alone. What matters is the layer's output: minimise |W X - Q X|^2 over Q on the grid.
-``compensate`` does so greedily, one input column after another, spreading each rounding error over the columns not yet
-rounded (Optimal Brain Quantization, Frantar & Alistarh 2022; in the column order of GPTQ, Frantar et al. 2023, eq. 2-3).
-On MobileNetV1 0.25 that takes agreement with the float weights from 81.8 to 97.8 % in three seconds, and the inputs may be
-natural noise (tests/bench/RESULTS.md). ``cancel`` is the data-free sibling after SQuant (Guo et al., ICLR 2022).
+Round-to-nearest treats each weight alone. What matters is the layer's output: minimise |W X - Q X|^2 over Q on the
+grid. ``compensate`` does so greedily, one input column after another, spreading each rounding error over the columns
+not yet rounded (Optimal Brain Quantization, Frantar & Alistarh 2022; in the column order of GPTQ, Frantar et al. 2023,
+eq. 2-3). On MobileNetV1 0.25 that takes agreement with the float weights from 81.8 to 97.8 % in three seconds, and the
+inputs may be natural noise (tests/bench/RESULTS.md). ``cancel`` is the data-free sibling after SQuant (Guo et al., ICLR
+2022).
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def compensate(rows: Tensor, scale: Tensor, moments: Tensor, bits: int) -> Tenso
 
 
 def cancel(rows: Tensor, scale: Tensor, kernel: int, bits: int) -> Tensor:
-    """[O, K] weights on the grid whose rounding errors cancel within each kernel of ``kernel`` weights and over each row.
+    """[O, K] weights on the grid whose rounding errors cancel within each kernel of ``kernel`` weights and over each
+    row.
 
     After SQuant (Guo et al., ICLR 2022, eq. 8-12): nearest rounding, then in each kernel as many of the nearest-to-half
     weights are rounded the other way as brings the kernel's summed error within half a step, then the same over each

@@ -1,9 +1,10 @@
 """The preprocessing a network was trained with, guessed from its first layers.
 
-Two cues. A trained first layer answers correctly scaled inputs with channels of about unit spread: the mean |log spread|
-tells 0..255 from unit scale on all 13 picture networks of the zoo. And a bias, folded BatchNorm included, takes back what
-the inputs' mean adds: regressing the biases on the sums of their filters estimates minus that mean (105 on a 0..255 network,
-0.47 and 0.59 on 0..1 ones, about 0 on normalised ones), which tells 0..1 from zero-mean scales. ImageNet's deviations and
+Two cues. A trained first layer answers correctly scaled inputs with channels of about unit spread: the mean |log
+spread| tells 0..255 from unit scale on all 13 picture networks of the zoo. And a bias, folded BatchNorm included, takes
+back what the inputs' mean adds: regressing the biases on the sums of their filters estimates minus that mean (105 on a
+0..255 network, 0.47 and 0.59 on 0..1 ones, about 0 on normalised ones), which tells 0..1 from zero-mean scales.
+ImageNet's deviations and
 -1..1 differ by a factor of two in spread only and are often undecided; then both are calibrated for.
 Where a BatchNorm was folded into the first layer, its own statistics decide instead.
 """
@@ -117,7 +118,9 @@ def _misfit(
 
 
 def _mean_misfit(graph: Graph, layer: str, scaling: Scaling) -> float:
-    """Deviations between the inputs' mean under a scaling and the mean that the first layer's biases take back, at most 4."""
+    """Deviations between the inputs' mean under a scaling and the mean that the first layer's biases take back, at
+    most 4.
+    """
     node = graph.producer(layer)
     if node is None or node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in graph.initializers:
         return 0.0
@@ -136,7 +139,9 @@ def _mean_misfit(graph: Graph, layer: str, scaling: Scaling) -> float:
 
 
 def _makes_pictures(graph: Graph, plan: InputPlan) -> bool:
-    """Whether the network returns pictures: what goes in and what comes out then share one scale, in practice from zero."""
+    """Whether the network returns pictures: what goes in and what comes out then share one scale, in practice from
+    zero.
+    """
     for output in graph.outputs:
         if output.shape is not None and len(output.shape) == 4 and output.shape[1] == plan.shape[0]:
             node = graph.producer(output.name)

@@ -2,12 +2,13 @@
 
 Let g be the gradient of a random projection of the (standardised) outputs with respect to a tensor, and d what rounding
 does to that tensor. Rounding errors of different elements are nearly independent, so the expected squared change of the
-outputs is the mean of sum g^2 d^2: Hutchinson's estimate of |J d|^2 for a diagonal error covariance (the Fisher weighting
-of BRECQ, Li et al. 2021, eq. 8, with outputs' own scale in place of the label loss, since there are no labels). Clipping
-errors are not independent, they all pull towards zero; they count as (sum g d)^2 of a sample.
+outputs is the mean of sum g^2 d^2: Hutchinson's estimate of |J d|^2 for a diagonal error covariance (the Fisher
+weighting of BRECQ, Li et al. 2021, eq. 8, with outputs' own scale in place of the label loss, since there are no
+labels). Clipping errors are not independent, they all pull towards zero; they count as (sum g d)^2 of a sample.
 
-The estimate ranks tensors well. It does not choose ranges well: shrinking each range to its least damage cost 1.7 to 3.5 dB
-on the CIFAR ResNets, with real data too, since the loss by clipping is not of first order (tests/bench/RESULTS.md).
+The estimate ranks tensors well. It does not choose ranges well: shrinking each range to its least damage cost 1.7 to
+3.5 dB on the CIFAR ResNets, with real data too, since the loss by clipping is not of first order
+(tests/bench/RESULTS.md).
 """
 
 from __future__ import annotations

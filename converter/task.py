@@ -1,4 +1,6 @@
-"""What is to be quantized: the float network, its inputs with their scales, its class scores if it has any, and its size."""
+"""What is to be quantized: the float network, its inputs with their scales, its class scores if it has any, and its
+size.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class Task:
 def describe_task(original: ModelProto, normalized: Normalized, network: Reconstruction, options: Options) -> Task:
     """The task, with the rewritten float model checked against the original on samples from the priors.
 
-    Raises InvalidOption for input specifications that do not fit and VerificationFailed where rewriting changed the function.
+    Raises InvalidOption for input specifications that do not fit and VerificationFailed where rewriting changed the
+    function.
     """
     graph = Graph(normalized.model)
     plans = describe_inputs(graph, options.inputs)

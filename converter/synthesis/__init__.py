@@ -1,8 +1,9 @@
 """Calibration data from the network alone: one table of methods, each a function of the same problem.
 
 A method takes a ``Problem`` and returns raw samples of every input; adding one is registering it in ``METHODS``. Every
-method is seeded. How many gradient steps fit the time budget is decided from the network's size, not from a clock, so that
-a slower machine takes longer and gets the same result; only far beyond the budget does the clock end a method early.
+method is seeded. How many gradient steps fit the time budget is decided from the network's size, not from a clock, so
+that a slower machine takes longer and gets the same result; only far beyond the budget does the clock end a method
+early.
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ class Problem:
     progress: Callable[[float], None] = lambda _: None
 
     def affordable_steps(self, wanted: int, samples: int) -> int:
-        """How many of ``wanted`` gradient steps over ``samples`` samples fit into ``seconds``, by the network's size."""
+        """How many of ``wanted`` gradient steps over ``samples`` samples fit into ``seconds``, by the network's
+        size.
+        """
         one = 3 * self.multiply_adds * samples / SPEED
         return max(min(wanted, int(self.seconds / max(one, 1e-9))), 0)
 
