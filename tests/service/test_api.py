@@ -177,7 +177,7 @@ def test_polling_with_an_etag_costs_nothing_while_nothing_changes(quiet: Api) ->
 
 
 def test_raw_bodies_take_their_options_from_the_query(quiet: Api) -> None:
-    query = {"seed": 7, "skip": ["rounding", "migration"], "input": "x=range=0:255", "name": "a/b/söme.onnx"}
+    query: dict[str, Any] = {"seed": 7, "skip": ["rounding", "migration"], "input": "x=range=0:255", "name": "a/b/söme.onnx"}
     answer = quiet.post(
         "/v1/conversions", content=b"bytes", params=query, headers={"Content-Type": "application/octet-stream"}
     )
@@ -202,7 +202,7 @@ def test_archives_are_known_by_their_bytes(service: Service, api: Api) -> None:
 
 def test_an_idempotency_key_makes_one_conversion(quiet: Api) -> None:
     def send(seed: int) -> Any:
-        files = {"model": ("n.onnx", b"x"), "options": (None, json.dumps({"seed": seed}))}
+        files: Any = {"model": ("n.onnx", b"x"), "options": (None, json.dumps({"seed": seed}))}
         return quiet.post("/v1/conversions", files=files, headers={"Idempotency-Key": "k-1"})
 
     first, second = send(1), send(1)

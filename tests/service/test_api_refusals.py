@@ -79,7 +79,7 @@ def test_an_unusable_option_is_named(api: Api, settings: Settings, options: Any,
 
 @pytest.mark.parametrize("text", ["{", "\\", '{"seed": NaN}', "1" * 5000, "[" * 100_000, '{"time_budget": Infinity}'])
 def test_options_that_are_not_json(api: Api, settings: Settings, text: str) -> None:
-    files = {"model": ("n.onnx", b"x"), "options": (None, text)}
+    files: Any = {"model": ("n.onnx", b"x"), "options": (None, text)}
     assert_problem(api.post("/v1/conversions", files=files), 422, "InvalidOption")
     assert objects(settings) == []
 
