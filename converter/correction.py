@@ -23,7 +23,7 @@ from converter.reconstruction import Reconstruction
 from converter.rounding import Moments, cancel, compensate, max_scale, mse_scale, nearest, patches
 from converter.sensitivity import round_to_range
 
-__all__ = ["Correction", "LayerChange", "apply_correction", "correct"]
+__all__ = ["Correction", "LayerChange", "Settings", "apply_correction", "correct"]
 
 COLUMNS_A_WEIGHT = 8  # input patches seen for each weight of a row, at most
 LEAST_COLUMNS = 20_000
@@ -58,6 +58,7 @@ class Settings:
     compensate: bool = True
     correct_bias: bool = True
     bits: Mapping[str, int] = field(default_factory=dict)  # by weight name; 8 where absent
+    isolated: bool = False  # each layer as if it alone were rounded
 
 
 def correct(
@@ -77,7 +78,7 @@ def correct(
     with torch.no_grad():
         for index, node in enumerate(graph.nodes):
             found = weight_of(node, graph) if node.name in nodes else None
-            if found is None:
+            if found is None or (settings.isolated and found[0] in result.weights):
                 for stream in streams:
                     stream.step(network, node, graph)
             elif found[0] in result.weights:  # a weight that two nodes share keeps its first rounding
@@ -201,7 +202,7 @@ def _correct_layer(
         mean = torch.zeros_like(mean)
     view = [-1 if each == channel % runs[0][1].dim() else 1 for each in range(runs[0][1].dim())]
     for stream, exact, after in runs:
-        stream.store({output: exact}, {output: after + mean.reshape(view)})
+        stream.store({output: exact}, {output: exact if settings.isolated else after + mean.reshape(view)})
     result.weights[weight_name] = new.numpy()
     result.grids[weight_name] = WeightGrid(scale.numpy().astype(np.float32), axis, bits)
     if bool(mean.any()):
