@@ -25,17 +25,15 @@ from service.settings import Settings
 from tests.chaos.results import Results
 from tests.service.harness import ROOT, Cluster, kill_tree, wait_until
 
-WORKERS = 2
-
 
 class Serve:
     """``zsq serve`` on a port of its own, started again under the same settings as often as it is killed."""
 
-    def __init__(self, folder: Path, database_url: str | None) -> None:
+    def __init__(self, folder: Path, database_url: str | None, workers: int = 2) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.folder = folder
+        self.folder, self.workers = folder, workers
         self.settings = Settings(data_dir=folder / "data")
         self.environment = os.environ | {"ZSQ_DATA_DIR": str(folder / "data"), "ZSQ_WORKER_GRACE": "2"}
         if database_url is not None:
@@ -46,7 +44,16 @@ class Serve:
 
     def start(self) -> None:
         with (self.folder / "serve.log").open("ab") as log:
-            command = [sys.executable, "-m", "service", "serve", "--port", str(self.port), "--workers", str(WORKERS)]
+            command = [
+                sys.executable,
+                "-m",
+                "service",
+                "serve",
+                "--port",
+                str(self.port),
+                "--workers",
+                str(self.workers),
+            ]
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=ROOT)
         wait_until(self._answers, 60, "the API to be ready")
 
