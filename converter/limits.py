@@ -21,6 +21,8 @@ class Limits:
     nesting: int = 90  # messages within messages; protobuf itself stops at 100
     nodes: int = 50_000  # in all bodies, after functions are expanded
     subgraph_depth: int = 12
+    functions: int = 2_000  # model-local ones
+    function_depth: int = 64  # of calls within calls; onnx's inliner itself stops at 100
     tensor_elements: int = 2**31  # of any tensor in the file
     activation_elements: int = 2**30  # of any tensor that running it makes, as far as shapes are static
     loop_iterations: int = 1_000_000  # of a Loop whose count is constant

@@ -615,6 +615,24 @@ def function_bomb() -> ModelProto:
     return model
 
 
+@content(TooLarge, "101 levels deep")
+def function_chain() -> ModelProto:
+    model = convolution(CONV, helper.make_node("f100", ["c"], ["y"], domain="local"))
+    model.opset_import.append(LOCAL)
+    model.functions.append(function("f0", [helper.make_node("Relu", ["a"], ["b"])]))
+    for level in range(1, 101):
+        model.functions.append(function(f"f{level}", [helper.make_node(f"f{level - 1}", ["a"], ["b"], domain="local")]))
+    return model
+
+
+@content(TooLarge, "5,000 functions")
+def too_many_functions() -> ModelProto:
+    model = convolution()
+    for index in range(5000):
+        model.functions.append(function(f"f{index}", [helper.make_node("Relu", ["a"], ["b"])]))
+    return model
+
+
 @content(InvalidModel, "calls itself")
 def recursive_function() -> ModelProto:
     model = convolution(CONV, helper.make_node("f", ["c"], ["y"], domain="local"))

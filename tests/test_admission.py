@@ -161,7 +161,7 @@ def test_functions_are_written_out() -> None:
     model.functions.append(
         function("twice", [helper.make_node("Relu", ["a"], ["m"]), helper.make_node("Neg", ["m"], ["b"])])
     )
-    assert expanded_size(model) == 3
+    assert expanded_size(model) == (3, 1)
     admitted = admit(model)
     assert [node.op_type for node in admitted.model.graph.node] == ["Conv", "Relu", "Neg"]
     assert not admitted.model.functions
@@ -177,7 +177,7 @@ def test_the_size_of_an_expansion_is_computed_without_it() -> None:
     for level in range(1, 10):
         call = helper.make_node(f"f{level - 1}", ["a"], ["b"], domain="local")
         model.functions.append(function(f"f{level}", [call, call]))
-    assert expanded_size(model) == 1 + 2**9
+    assert expanded_size(model) == (1 + 2**9, 10)
 
 
 # external data and archives

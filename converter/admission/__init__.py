@@ -62,7 +62,7 @@ def _open(source: str | Path | bytes | ModelProto, limits: Limits) -> tuple[Mode
     else:
         path = Path(source)
         data = container.read(path, limits)
-        place = external_data.Folder(path.resolve().parent)
+        place = external_data.Folder(path.parent)
     size = len(data)
     if data.startswith(container.ZIP):
         place = archive = external_data.Archive(data, limits)

@@ -29,7 +29,6 @@ FOREIGN = (  # offset, bytes there, what the file is
     (0, b"GGUF", "a GGUF file"),
     (4, b"TFL3", "a TensorFlow Lite model"),
     (4, b"ORTM", "an onnxruntime ORT-format model"),
-    (8, b'{"', "a safetensors file"),
     (257, b"ustar", "a tar archive"),
 )
 
@@ -70,6 +69,8 @@ def recognize(data: bytes) -> None:
     for offset, magic, what in FOREIGN:
         if data[offset : offset + len(magic)] == magic:
             raise UnsupportedModel(f"The file is {what}, not an ONNX model.", field="file", remedy=EXPORT)
+    if data[8:10] == b'{"' and int.from_bytes(data[:8], "little") <= len(data) - 8:
+        raise UnsupportedModel("The file is a safetensors file, not an ONNX model.", field="file", remedy=EXPORT)
     if data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise UnsupportedModel(
             "The file is a Python pickle (PyTorch checkpoint), not an ONNX model; zsq never unpickles.",

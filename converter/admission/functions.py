@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, inliner
 
 from converter.admission.wire import shorten
@@ -12,13 +13,26 @@ from converter.limits import Limits
 __all__ = ["expanded_size", "inline_functions", "write_out"]
 
 Key = tuple[str, str, str]
+Extent = tuple[int, int]  # nodes, levels of calls
 
 
 def inline_functions(model: ModelProto, limits: Limits) -> ModelProto:
     """The same model without model-local functions."""
     if not model.functions:
         return model
-    size = expanded_size(model)
+    if len(model.functions) > limits.functions:
+        raise TooLarge(
+            f"The model has {len(model.functions):,} functions; at most {limits.functions:,} are accepted.",
+            field="functions",
+            remedy="Export the model without model-local functions.",
+        )
+    size, depth = expanded_size(model)
+    if depth > limits.function_depth:
+        raise TooLarge(
+            f"The model's functions call each other {depth} levels deep; at most {limits.function_depth} are accepted.",
+            field="functions",
+            remedy="Export the model without model-local functions.",
+        )
     if size > limits.nodes:
         shown = f"{size:,}" if size < 10**12 else "more than a million million"
         raise TooLarge(
@@ -36,7 +50,7 @@ def write_out(model: ModelProto) -> ModelProto:
         tensor.ClearField("raw_data")
     try:
         inlined = inliner.inline_local_functions(model, convert_version=True)
-    except (RuntimeError, ValueError) as problem:
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as problem:
         raise InvalidModel(
             f"The model's functions cannot be written out: {shorten(str(problem), 200)}.",
             field="functions",
@@ -48,28 +62,29 @@ def write_out(model: ModelProto) -> ModelProto:
     return inlined
 
 
-def expanded_size(model: ModelProto) -> int:
-    """The number of nodes with every function call written out, computed without writing out any."""
+def expanded_size(model: ModelProto) -> tuple[int, int]:
+    """Nodes with every function call written out, and levels of calls within calls, without writing out any."""
     functions = {_key(function): function for function in model.functions}
     if len(functions) != len(model.functions):
         raise InvalidModel("A model-local function is defined twice.", field="functions", remedy="Export again.")
-    sizes: dict[Key, int] = {}
+    extents: dict[Key, Extent] = {}
     for start in functions:
-        _measure(start, functions, sizes)
-    return _size(_all_nodes(list(model.graph.node)), sizes)
+        _measure(start, functions, extents)
+    return _extent(_all_nodes(list(model.graph.node)), extents)
 
 
-def _measure(start: Key, functions: dict[Key, FunctionProto], sizes: dict[Key, int]) -> None:
-    """``sizes`` holds the function and all that it calls; done without recursion, for chains can be long."""
+def _measure(start: Key, functions: dict[Key, FunctionProto], extents: dict[Key, Extent]) -> None:
+    """``extents`` holds the function and all that it calls; done without recursion, for chains can be long."""
     path = [start]
     on_path = {start}
     while path:
         current = path[-1]
         nodes = _all_nodes(list(functions[current].node))
         called = {_called(node) for node in nodes} & functions.keys()
-        waiting = sorted(called - sizes.keys())
+        waiting = sorted(called - extents.keys())
         if not waiting:
-            sizes[current] = _size(nodes, sizes)
+            size, depth = _extent(nodes, extents)
+            extents[current] = (size, depth + 1)
             on_path.discard(path.pop())
         elif not on_path.isdisjoint(waiting):
             name = shorten(current[1])
@@ -84,8 +99,9 @@ def _measure(start: Key, functions: dict[Key, FunctionProto], sizes: dict[Key, i
             on_path.add(waiting[0])
 
 
-def _size(nodes: list[NodeProto], sizes: dict[Key, int]) -> int:
-    return sum(sizes.get(_called(node), 1) for node in nodes)
+def _extent(nodes: list[NodeProto], extents: dict[Key, Extent]) -> Extent:
+    found = [extents.get(_called(node), (1, 0)) for node in nodes]
+    return sum(size for size, _ in found), max((depth for _, depth in found), default=0)
 
 
 def _all_nodes(nodes: list[NodeProto]) -> list[NodeProto]:
