@@ -62,12 +62,13 @@ def die_with_parent(parent: int) -> None:
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket: an address in use is found before anything is started."""
+    """A listening socket: an address in use is found before anything is started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen(2048)  # who connects before the application has started waits instead of being refused
         except OSError as problem:
             raise OSError(problem.errno, problem.strerror, f"{host}:{port}") from problem
         yield listener

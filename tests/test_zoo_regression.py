@@ -15,7 +15,7 @@ from tests.bench.zoo import Conversion, convert, score
 
 pytestmark = pytest.mark.zoo
 
-FLAGS = ["--seed", "0", "--time-budget", "20"]
+FLAGS = ["--seed", "0"]
 
 
 @pytest.fixture(scope="module")
