@@ -253,7 +253,11 @@ class Graph:
     @cached_property
     def values(self) -> Mapping[str, Value]:
         """Element type and shape of every tensor that shape inference can tell something about."""
-        inferred = shape_inference.infer_shapes(skeleton(self.model), data_prop=True).graph
+        light = skeleton(self.model)
+        try:
+            inferred = shape_inference.infer_shapes(light, data_prop=True).graph
+        except shape_inference.InferenceError:  # of an inconsistent model; what it declares is then all that is known
+            inferred = light.graph
         found = {value.name: describe_value(value) for value in (*inferred.value_info, *inferred.output)}
         for value in self.outputs:
             if value.name not in found or found[value.name].shape is None:
