@@ -11,6 +11,7 @@ from onnx import ModelProto
 from converter.calibration import SampleReader
 from converter.checkpoints import Checkpoints, Saved
 from converter.inputs import InputPlan, assemble, picture_bounds
+from converter.lowbit import pack
 from converter.optimization import Optimized, optimize
 from converter.options import Options, Target
 from converter.placement import candidates
@@ -58,6 +59,8 @@ def make_integers(
     batched = [plan.name for plan in task.plans if plan.batch_axis == 0]
     reader = SampleReader(assemble(task.plans, samples.calibration), batched, BATCH)
     model = quantize(optimized.model, optimized.plan, reader)
+    four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
+    model = pack(model, four_bits) if four_bits else model
     made = Integers(
         model,
         _decisions(task, optimized, model, options),
@@ -91,6 +94,7 @@ def _decisions(task: Task, optimized: Optimized, model: ModelProto, options: Opt
     ]
     for node in weighted:
         reasons.setdefault(node.name, "onnxruntime has no integer kernel for it")
+    coarse = any(each.levels == 16 for each in optimized.plan.ranges.values())
     kept = [
         KeptFloat(node=name, operator=nodes[name].op_type, reason=why)
         for name, why in reasons.items()
@@ -99,11 +103,12 @@ def _decisions(task: Task, optimized: Optimized, model: ModelProto, options: Opt
     return Quantization(
         precision=str(options.precision),
         target=str(options.target),
-        weight_type="S8",
-        activation_type="S8" if options.target is Target.ARM64 else "U8",
+        weight_type=optimized.widths.weight_type,
+        activation_type="U4, U8" if coarse else "S8" if options.target is Target.ARM64 else "U8",
         steps=tuple(optimized.steps),
         nodes_quantized=len(quantized),
         nodes_float=len(nodes) - len(quantized),
         quantized_operators=dict(Counter(nodes[name].op_type for name in sorted(quantized))),
         kept_float=tuple(kept),
+        frontier=optimized.widths.frontier or None,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -15,7 +15,8 @@ from converter.correction import Correction, Settings, apply_correction, correct
 from converter.equalization import Equalization, equalize
 from converter.graph import Graph, attribute
 from converter.inputs import Feeds
-from converter.options import Options, Step
+from converter.mixed import Widths, coarse_activations, settle_widths
+from converter.options import Options, Precision, Step
 from converter.placement import Placement, place, quantized_tensors
 from converter.precision import choose_precision
 from converter.quantization import Plan, Range
@@ -40,6 +41,7 @@ class Optimized:
     correction: Correction
     observed: Mapping[str, Observer]
     steps: Sequence[StepTaken]
+    widths: Widths
 
 
 def optimize(
@@ -66,7 +68,11 @@ def optimize(
     observed = observe(network, providers, calibration)
     progress(0.25, "ranges observed")
     rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
-    ranges = {name: _stated_bounds(name, graph, observed[name].range(rule)) for name in providers}
+    coarse = coarse_activations(graph, everything.nodes, shared) if options.precision is Precision.W4A4 else frozenset()
+    ranges = {
+        name: _stated_bounds(name, graph, observed[name].range(rule, 16 if name in coarse else 256))
+        for name in providers
+    }
     ranges |= {name: each for name, each in stated.items() if name in ranges}
     damage = measure_damage(
         network, ranges, _judged_outputs(graph), [tensors(feeds) for feeds in _first(calibration, JUDGED)], options.seed
@@ -76,18 +82,23 @@ def optimize(
     placement = everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, {})
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
+    settings = Settings(Step.ROUNDING not in options.skip, Step.BIAS_CORRECTION not in options.skip)
+    batches = [tensors(feeds) for feeds in calibration]
+    widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
+    progress(0.6, "bits of the weights settled")
     correction = correct(
         network,
         graph,
         placement.nodes,
         chosen,
-        [tensors(feeds) for feeds in calibration],
-        Settings(compensate=Step.ROUNDING not in options.skip, correct_bias=Step.BIAS_CORRECTION not in options.skip),
-        lambda share: progress(0.5 + 0.5 * share, "weights rounded and biases corrected"),
+        batches,
+        replace(settings, bits=widths.bits),
+        lambda share: progress(0.6 + 0.4 * share, "weights rounded and biases corrected"),
     )
     plan = Plan(placement.nodes, chosen, correction.grids, options.target)
     steps = _steps_taken(options, equalized, placement, everything, harm, correction)
-    return Optimized(apply_correction(model, correction), plan, placement, damage, correction, observed, steps)
+    steps += widths.steps
+    return Optimized(apply_correction(model, correction), plan, placement, damage, correction, observed, steps, widths)
 
 
 def _steps_taken(
@@ -200,8 +211,8 @@ def _stated_bounds(name: str, graph: Graph, observed: Range) -> Range:
     if node is None:
         return observed
     if node.op_type in ("Sigmoid", "Softmax", "HardSigmoid"):
-        return Range(0.0, 1.0, "stated by the graph")
-    if node.op_type == "Clip":
+        return Range(0.0, 1.0, "stated by the graph", observed.levels)
+    if node.op_type == "Clip" and observed.levels == 256:
         bounds = [graph.initializers.get(each) if each else None for each in (*node.input[1:3], "", "")[:2]]
         low = float(bounds[0].item()) if bounds[0] is not None else float(attribute(node, "min", -torch.inf))
         high = float(bounds[1].item()) if bounds[1] is not None else float(attribute(node, "max", torch.inf))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from converter.admission import admit
 from converter.assembly import Facts, assemble_report
 from converter.checkpoints import Checkpoints
 from converter.integers import Integers, make_integers
+from converter.lowbit import raise_opset
 from converter.measurement import measure
 from converter.normalization import normalize
-from converter.options import Options
+from converter.options import Options, Precision
 from converter.outputs import write_whole
 from converter.progress import Listener, Reporter, Stage, silent
 from converter.reconstruction import reconstruct
@@ -74,6 +75,8 @@ def convert(
             admitted = admit(source)
         with clock.stage(Stage.NORMALIZATION, "normalizing the graph"):
             normalized = normalize(admitted.model)
+            if options.precision is not Precision.INT8:
+                normalized = replace(normalized, model=raise_opset(normalized.model))
         with clock.stage(Stage.RECONSTRUCTION, "rebuilding the network in torch"):
             network = reconstruct(normalized.model)
             task = describe_task(admitted.model, normalized, network, options)
