@@ -130,6 +130,8 @@ def _rescaled(plan: Plan, sample: Sequence[Value], edit: Edits) -> Plan:
             functions[number] = _reshape(function, arguments[0].shape, result[0].shape, bool(edit))
         elif operator.startswith("Concat-"):
             functions[number] = _concat(function, [each.shape for each in arguments])
+        elif operator.startswith(("GRU-", "LSTM-", "RNN-")):
+            functions[number] = _recurrent(function, arguments[0].shape)
 
     plan.execute(sample, edit, watch)
     return plan.with_functions(functions)
@@ -210,6 +212,24 @@ def _concat(function: Operator, singles: Sequence[Size]) -> Operator:
             )
         result: Tensor = function(*tensors, axis=axis)
         return result
+
+    return operator
+
+
+def _recurrent(function: Operator, single: Size) -> Operator:
+    """A recurrent layer whose initial states, the same for all samples, are repeated."""
+
+    def operator(x: Tensor, *rest: Tensor | None, **attributes: object) -> Value:
+        found = grown(x.shape, single)
+        if found is not None:
+            repeats = [found.times if axis == found.axis else 1 for axis in range(3)]
+            one = single[found.axis]
+            states = (
+                state.repeat(repeats) if state is not None and state.shape[found.axis] == one else state
+                for state in rest[4:6]
+            )
+            rest = (*rest[:4], *states, *rest[6:])
+        return function(x, *rest, **attributes)
 
     return operator
 

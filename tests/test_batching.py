@@ -96,6 +96,20 @@ def test_what_is_the_same_for_all_samples_is_repeated_when_concatenated() -> Non
     assert check_batch(module, BATCH)
 
 
+def test_initial_states_are_the_same_for_all_samples() -> None:
+    weights = {
+        "w": np.random.default_rng(0).standard_normal((1, 8, 6)).astype(np.float32),
+        "r": np.random.default_rng(1).standard_normal((1, 8, 2)).astype(np.float32),
+        "h": np.array([[[0.5, -1]]], np.float32),
+    }
+    module = reshaped(
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["t", "w", "r", "", "", "h", "h"], ["", "y"], hidden_size=2),
+        **weights,
+    )
+    assert check_batch(module, BATCH / BATCH.max())
+
+
 def test_samples_come_along_the_first_axis_wherever_they_went() -> None:
     module = reshaped(
         helper.make_node("Transpose", ["x"], ["t"], perm=[2, 0, 1]),

@@ -369,6 +369,15 @@ def test_recurrent(operator: str, gates: int, direction: str, lengths: list[int]
         check_against_onnxruntime(operator, [*inputs, floats(ways, 2, hidden), floats(ways, 12)], outputs=3, **common)
 
 
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_shapes_are_checked_before_torch_reads_past_the_end(operator: str, gates: int) -> None:
+    inputs = [floats(5, 3, 2), floats(1, gates * 4, 2), floats(1, gates * 4, 4), None, None, floats(1, 1, 4)]
+    attributes = {"hidden_size": 4, **({"linear_before_reset": 1} if operator == "GRU" else {})}
+    module = reconstruct(one_node(operator, inputs, attributes))
+    with pytest.raises(ValueError, match=r"\(1, 3, 4\), and is given \(1, 1, 4\)"):
+        module(*(torch.from_numpy(value) for value in inputs if value is not None))
+
+
 def test_detection() -> None:
     boxes, scores = fractions(2, 12, 4), fractions(2, 3, 12)
     bounds = [np.array([4]), np.array([0.3], np.float32), np.array([0.2], np.float32)]

@@ -65,6 +65,7 @@ def lstm(
     functions = _functions(activations, activation_alpha, activation_beta, ("sigmoid", "tanh", "tanh"), w.shape[0])
     x, h0 = _time_first(x, initial_h, r, layout)
     c0 = _initial(initial_c, h0, layout)
+    _check_shapes(x, w, r, b, 4, direction, (h0, c0))
     plain = _defaults(activations, ("sigmoid", "tanh", "tanh")) and clip is None and not input_forget
     if plain and lengths is None and peepholes is None:
         flat = [part for k in range(w.shape[0]) for part in _torch_weights(w[k], r[k], _row(b, k), (0, 2, 3, 1))]
@@ -112,6 +113,7 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     functions = _functions(activations, activation_alpha, activation_beta, ("sigmoid", "tanh"), w.shape[0])
     x, h0 = _time_first(x, initial_h, r, layout)
+    _check_shapes(x, w, r, b, 3, direction, (h0,))
     plain = _defaults(activations, ("sigmoid", "tanh")) and clip is None and linear_before_reset
     if plain and lengths is None:
         flat = [part for k in range(w.shape[0]) for part in _torch_weights(w[k], r[k], _row(b, k), (1, 0, 2))]
@@ -158,6 +160,7 @@ def rnn(
 ) -> tuple[Tensor, Tensor]:
     functions = _functions(activations, activation_alpha, activation_beta, ("tanh",), w.shape[0])
     x, h0 = _time_first(x, initial_h, r, layout)
+    _check_shapes(x, w, r, b, 1, direction, (h0,))
 
     def cell_of(k: int) -> tuple[Tensor, Cell]:
         (tanh,) = functions[k]
@@ -279,6 +282,23 @@ def _initial(state: Tensor | None, zeros: Tensor, layout: int) -> Tensor:
     if state is None:
         return torch.zeros_like(zeros)
     return state.transpose(0, 1).contiguous() if layout else state
+
+
+def _check_shapes(
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, gates: int, direction: Direction, states: State
+) -> None:
+    """Raises ValueError where shapes do not go together: torch's fused layers would read past the end of a tensor."""
+    ways, hidden = 2 if direction == "bidirectional" else 1, r.shape[-1]
+    wanted: list[tuple[Tensor, Ints]] = [
+        (w, (ways, gates * hidden, x.shape[-1])),
+        (r, (ways, gates * hidden, hidden)),
+        *((state, (ways, x.shape[1], hidden)) for state in states),
+    ]
+    if b is not None:
+        wanted.append((b, (ways, 2 * gates * hidden)))
+    for tensor, shape in wanted:
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"a recurrent layer needs a tensor of shape {shape}, and is given {tuple(tensor.shape)}")
 
 
 def _laid_out(y: Tensor, layout: int) -> Tensor:
