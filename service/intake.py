@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from converter.errors import InvalidOption
 from service.auth import Principal, Scope
@@ -59,7 +59,7 @@ BODY: dict[str, Any] = {
 class Wishes(Choices):
     """The query of a submission: the options again, for raw bodies, and how the job is to be treated."""
 
-    input: list[str] = Field(
+    input: list[Annotated[str, StringConstraints(pattern=r"^[^=]+=[a-z]+=[^=]+")]] = Field(
         default_factory=list,
         max_length=64,
         description="NAME=SPEC: what is known of one input, such as image=range=0:255; repeatable.",
@@ -76,9 +76,7 @@ class Wishes(Choices):
         given = self.model_dump(mode="json", include=set(Choices.model_fields) & self.model_fields_set)
         inputs = {}
         for each in self.input:
-            name, equals, spec = each.partition("=")
-            if not (name and equals):
-                raise InvalidOption(f"The input {each!r} is not NAME=SPEC.", field="input")
+            name, _, spec = each.partition("=")
             inputs[name] = spec
         return given | ({"inputs": inputs} if inputs else {})
 

@@ -38,6 +38,11 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+LINKS = {
+    name: {"operationId": name, "parameters": {"conversion": "$response.body#/id"}}
+    for name in ("getConversion", "watchConversion", "cancelConversion", "deleteConversion", "getModel", "getReport")
+}
+
 
 async def visible_job(conversion: ConversionId, context: FromContext, principal: Reader) -> Job:
     """The job, if whoever asks may see it."""
@@ -60,6 +65,7 @@ VisibleJob = Annotated[Job, Depends(visible_job)]
     operation_id="submitConversion",
     summary="Submit a model",
     response_description="The conversion waits, runs, or is finished at once because its result was known.",
+    responses={202: {"links": LINKS}},
     openapi_extra=BODY,
 )
 async def submit(
@@ -80,11 +86,13 @@ async def submit(
     return conversion
 
 
-@router.get("", operation_id="listConversions", summary="List conversions")
+@router.get("", operation_id="listConversions", summary="List conversions", responses=responses(400))
 async def list_conversions(
     context: FromContext,
     principal: Reader,
-    cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="`next_cursor` of the page before.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
     status: Annotated[JobStatus | None, Query(description="Only those of this status.")] = None,
 ) -> ConversionList:

@@ -345,8 +345,9 @@ function show(conversion) {
 }
 
 function tick() {
-  const left = ends === null ? null : (ends - Date.now()) / 1000;
-  $("left").textContent = left === null ? "" : left > 1 ? `about ${duration(left)} left` : "";
+  const left = ends === null ? 0 : (ends - Date.now()) / 1000;
+  const spent = shown?.started_at ? (Date.now() - new Date(shown.started_at)) / 1000 : 0;
+  $("left").textContent = left > 1 ? `about ${duration(left)} left` : spent > 1 ? `${duration(spent)} so far` : "";
 }
 setInterval(tick, 1000);
 
@@ -370,8 +371,8 @@ function watch(id) {
       return;
     }
     if (news.stage && news.stage !== shown.stage) announce(`${shown.model.name}: ${news.stage}.`);
-    const { stage, progress, message, seconds_left, status, attempt } = { ...shown, seconds_left: null, ...news };
-    show({ ...shown, stage, progress, message, seconds_left, status, attempt });
+    const { stage, progress, message, seconds_left, status, attempt, at } = { ...shown, seconds_left: null, ...news };
+    show({ ...shown, stage, progress, message, seconds_left, status, attempt, started_at: shown.started_at ?? (status === "running" ? at : null) });
   });
   events.addEventListener("error", () => events?.readyState === EventSource.CLOSED && setTimeout(route, LOOK_AGAIN));
 }
