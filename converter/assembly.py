@@ -209,7 +209,7 @@ def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSec
     return SynthesisSection(
         method=str(samples.method),
         description=samples.distribution,
-        samples=options.samples,
+        samples=len(next(iter(samples.calibration.values()))),
         seconds=samples.seconds,
         seed=options.seed,
         batch_norm_statistics=len(task.batch_norms),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -49,7 +52,7 @@ class Checkpoints:
                 arrays = {name: stored[name] for name in stored.files}
             path = self.folder / f"{stage}.onnx"
             return Saved(values, arrays, onnx.load(path) if path.is_file() else None)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error, DecodeError):
             return None  # half a checkpoint is none: the stage runs again
 
     def save(self, stage: Stage, saved: Saved) -> None:

@@ -314,14 +314,12 @@ def _stated(plan: InputPlan, spec: InputSpec) -> InputPlan:
             raise InvalidOption(
                 f"mean and std of the input {plan.name!r} need one number, or one a channel.", field="inputs"
             )
-        unit = 1.0
-        if spec.value_range is not None and plan.kind is InputKind.PICTURE:
-            unit = spec.value_range[1] - spec.value_range[0]
+        low, high = spec.value_range or (0.0, 255.0 if max(*mean, *std) > 2 else 1.0)  # what the mean is counted in
         if plan.kind is InputKind.PICTURE:
             scaling = Scaling(
                 "stated: mean and deviation",
-                tuple(unit / s for s in std),
-                tuple(-m / s for m, s in zip(mean, std, strict=True)),
+                tuple((high - low) / s for s in std),
+                tuple((low - m) / s for m, s in zip(mean, std, strict=True)),
             )
         else:
             scaling = Scaling("stated: mean and deviation", std, mean)

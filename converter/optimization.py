@@ -192,7 +192,7 @@ def _judged_outputs(graph: Graph) -> list[str]:
     names = []
     for output in graph.outputs:
         node = graph.producer(output.name)
-        saturating = node is not None and node.op_type in ("Softmax", "Sigmoid", "LogSoftmax")
+        saturating = node is not None and node.op_type in ("Softmax", "Sigmoid", "LogSoftmax", "ArgMax")
         names.append(node.input[0] if saturating and node is not None else output.name)
     return names
 

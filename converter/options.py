@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -88,6 +88,28 @@ class InputSpec:
         except ValueError as problem:
             raise _bad_spec(text, str(problem)) from problem
 
+    @classmethod
+    def read(cls, given: str | Mapping[str, Any]) -> Self:
+        """A specification as ``parse`` or ``Options.to_dict`` has it; raises InvalidOption."""
+        if isinstance(given, str):
+            return cls.parse(given)
+        words = {"value_range": "range"}
+        try:
+            entries = [
+                _parse_spec_entry(words.get(key, key), _spelled(key, values))
+                for key, values in given.items()
+                if values is not None
+            ]
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise _bad_spec(str(given), str(problem)) from problem
+        return cls(**dict(entries))
+
+
+def _spelled(key: str, values: Sequence[float]) -> list[str]:
+    """The numbers of one entry as ``parse`` finds them between its colons."""
+    words = [str(value) for value in values]
+    return words if key in ("value_range", "tokens") else [("x" if key == "shape" else ",").join(words)]
+
 
 def _bad_spec(text: str, why: str) -> InvalidOption:
     return InvalidOption(
@@ -161,13 +183,17 @@ class Options:
             "validation": None if self.validation is None else Path(self.validation),
             "inputs": MappingProxyType(
                 {
-                    name: spec if isinstance(spec, InputSpec) else InputSpec.parse(spec)
+                    name: spec if isinstance(spec, InputSpec) else InputSpec.read(spec)
                     for name, spec in self.inputs.items()
                 }
             ),
         }
         for name, value in coerced.items():
             object.__setattr__(self, name, value)
+        for name in ("samples", "seed", "threads"):
+            _check(_is_whole(getattr(self, name)), name, "must be a whole number")
+        for name in ("time_budget", "min_agreement", "size_budget"):
+            _check(isinstance(getattr(self, name), int | float | None), name, "must be a number")
         _check(self.samples >= 8 and self.samples <= 4096, "samples", "must be from 8 to 4096")
         _check(0 <= self.seed < 2**32, "seed", "must be from 0 to 4294967295")
         _check(1 <= self.time_budget <= 86_400, "time_budget", "must be from 1 to 86400 seconds")
@@ -201,6 +227,10 @@ class Options:
                 for name, spec in self.inputs.items()
             },
         }
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check(holds: bool, name: str, rule: str) -> None:

@@ -62,6 +62,8 @@ def _runs_on_integers(node: NodeProto, graph: Graph) -> bool:
     """Whether onnxruntime's CPU provider has an integer kernel for this very node."""
     if node.op_type in WEIGHTED:
         return weight_of(node, graph) is not None and _plain(node, graph)
+    if node.input[0] in graph.initializers and node.op_type in PASSING:
+        return False  # an embedding's table: picking rows of it costs nothing in float
     if node.op_type == "Resize":
         return bool(attribute(node, "mode", "nearest") == "nearest")
     if node.op_type == "AveragePool":

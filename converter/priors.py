@@ -104,6 +104,8 @@ def draw_features(count: int, shape: tuple[int, ...], generator: np.random.Gener
     few columns carry most of it (the first cepstral coefficient ten times the others), which columns being unknown:
     their deviations are lognormal, drawn anew for each sample.
     """
+    if not shape:
+        return draw_features(count, (1,), generator)[:, 0]
     frames = [1] * (len(shape) - 1)
     common = generator.standard_normal((count, *frames, shape[-1]))
     own = generator.standard_normal((count, *shape))

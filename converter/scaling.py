@@ -38,7 +38,7 @@ PICTURE_SCALINGS = (
     Scaling("0..255", (255.0,), (0.0,)),
     Scaling("0..255 minus mean", (255.0,), (-114.0,)),
 )
-SPREADS = tuple(2.0**power for power in range(-8, 9))  # of inputs that are no pictures
+SPREADS = tuple(2.0**power for power in sorted(range(-8, 9), key=abs))  # of inputs that are no pictures; 1 wins ties
 SAMPLES = 16
 PICTURE_MEAN, PICTURE_SPREAD = 0.45, 0.25  # of natural pictures in [0, 1]
 MEAN_WEIGHT = 0.4  # of the biases' testimony beside the spread's; anything from 0.3 to 0.5 decides the zoo alike
@@ -101,7 +101,7 @@ def _misfit(
         return 0.0
     responses: dict[str, list[Tensor]] = {name: [] for name in layers}
     count = batch_limit(trial, SAMPLES)
-    for _ in range(SAMPLES // count):
+    for _ in range(max(SAMPLES // count, 1)):
         feeds = assemble(trial, {plan.name: draw(plan, count, generator) for plan in trial})
         with torch.no_grad():
             for name, value in network.run(
@@ -151,6 +151,8 @@ def _makes_pictures(graph: Graph, plan: InputPlan) -> bool:
 
 def _layer_misfit(response: Tensor, known: BatchNormStatistics | None) -> float:
     """0 for a layer whose channels respond with the known statistics, or with unit spread where none are known."""
+    if response.dim() < 2:
+        return 0.0  # one vector tells nothing of its spread
     axis = 1 if response.dim() > 2 else -1
     channels = response.movedim(axis, 0).flatten(1).double()  # [C, N * places]
     mean, deviation = channels.mean(1), channels.std(1)

@@ -62,6 +62,8 @@ def measure_damage(
         floats = [
             results[name] for name in outputs if results[name].is_floating_point() and results[name].requires_grad
         ]
+        if not floats:  # outputs such as an ArgMax's, through which no gradient passes
+            continue
         names = list(probes)
         for turn in range(PROJECTIONS):
             projected = sum((_project(each, generator) for each in floats), torch.zeros(()))

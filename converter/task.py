@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from converter.fidelity import ClassOutput, class_output
 from converter.graph import Graph
-from converter.inputs import InputPlan, assemble, describe_inputs, draw
+from converter.inputs import InputPlan, assemble, batch_limit, describe_inputs, draw
 from converter.normalization import BatchNormStatistics, Normalized
 from converter.normalization.equivalence import verify_equivalence
 from converter.optimization import sizes
@@ -48,7 +48,7 @@ def describe_task(original: ModelProto, normalized: Normalized, network: Reconst
     plans = describe_inputs(graph, options.inputs)
     plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed)
     generator = np.random.default_rng(options.seed)
-    feeds = assemble(plans, {plan.name: draw(plan, 1, generator) for plan in plans})
+    feeds = assemble(plans, {plan.name: draw(plan, batch_limit(plans, 1), generator) for plan in plans})
     error = verify_equivalence(original, normalized.model, [feeds])
     elements = sizes(network, graph, feeds)
     macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from converter.errors import InvalidOption
 from converter.inputs import Feeds, InputPlan, assemble, batch_limit, draw
 from converter.options import Method
-from converter.synthesis.automatic import approach_classes
+from converter.synthesis.automatic import approach_scores
 from converter.synthesis.problem import Problem, Samples
 
 __all__ = ["METHODS", "Problem", "Samples", "Synthesis", "batches", "synthesize"]
@@ -59,15 +59,15 @@ def synthesize_auto(problem: Problem, count: int, seed: int, steps: int) -> Samp
     """Natural pictures (or signals, features, tokens), a share of which approaches one class each."""
     raw = draw_all(problem, count, np.random.default_rng(seed))
     words = "drawn from the prior of natural inputs"
-    if problem.logits is None or steps == 0 or not any(value.dtype == np.float32 for value in raw.values()):
+    if not problem.scores or steps == 0 or not any(value.dtype == np.float32 for value in raw.values()):
         return Samples(raw, (), words)
-    chosen = max(round(count * CLASS_SHARE), 1)
+    chosen = _whole_batches(max(round(count * CLASS_SHARE), 1), problem.plans)
     part = {name: torch.from_numpy(value[:chosen].copy()) for name, value in raw.items()}
-    moved, loss = approach_classes(
+    moved, loss = approach_scores(
         problem.network,
         problem.plans,
         part,
-        problem.logits,
+        problem.scores,
         steps,
         torch.Generator().manual_seed(seed),
         problem.deadline,
@@ -76,7 +76,7 @@ def synthesize_auto(problem: Problem, count: int, seed: int, steps: int) -> Samp
     for name, value in moved.items():
         raw[name][:chosen] = value.numpy()
     return Samples(
-        raw, tuple(loss), f"{words}, {chosen} of {count} moved towards a random class by up to {steps} steps"
+        raw, tuple(loss), f"{words}, {chosen} of {count} moved towards random classes or detections by up to {steps} steps"
     )
 
 
@@ -92,13 +92,19 @@ def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synth
         raise InvalidOption(
             f"The method {method} is not available.", field="method", remedy=f"Use {', '.join(METHODS)}."
         )
-    started = time.monotonic()
+    started, count = time.monotonic(), _whole_batches(count, problem.plans)
     steps = problem.affordable_steps(CALIBRATION_STEPS, round(count * CLASS_SHARE))
     made = METHODS[method](problem, count, seed, steps)
     held_out = synthesize_auto(problem, count, seed + 1, min(HELD_OUT_STEPS, steps))
     return Synthesis(
         method, problem.plans, made.raw, held_out.raw, made.loss, steps, time.monotonic() - started, held_out.words
     )
+
+
+def _whole_batches(count: int, plans: tuple[InputPlan, ...]) -> int:
+    """``count``, and as many more as fill the last batch of a model that fixes the size of its batches."""
+    size = batch_limit(plans, 1)
+    return -(-count // size) * size
 
 
 def batches(plans: tuple[InputPlan, ...], raw: Mapping[str, NDArray[Any]], size: int) -> Iterator[Feeds]:

@@ -12,6 +12,7 @@ from converter.graph import Graph
 from converter.inputs import InputPlan
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
+from converter.scores import Score
 
 __all__ = ["Problem", "Samples"]
 
@@ -22,13 +23,15 @@ SPEED = 20e9  # multiply-adds a second, forward and backward, that one thread is
 class Problem:
     """A network, its inputs, what is known of its statistics, and the time that synthesis may take.
 
-    ``logits`` is the tensor [N, C] of class scores before any softmax, None where the network does not classify.
+    ``logits`` is the tensor [N, C] of class scores before any softmax, None where the network does not classify;
+    ``scores`` are those, or a detector's.
     """
 
     network: Reconstruction
     graph: Graph
     plans: tuple[InputPlan, ...]
     logits: str | None
+    scores: tuple[Score, ...]
     batch_norms: tuple[BatchNormStatistics, ...]
     multiply_adds: int  # of one sample
     seconds: float
