@@ -49,6 +49,18 @@ class Grid:
         """The name of the integer type, its bits, smallest and largest value."""
         return LIMITS[self.element_type]
 
+    @property
+    def readable(self) -> str:
+        """The tensor to fetch in place of the codes, which numpy cannot hold where they have 4 bits."""
+        return self.dequantized if self.limits[1] < 8 else self.codes
+
+    def encode(self, fetched: Array) -> Array:
+        """The codes, from what ``readable`` named."""
+        if self.readable == self.codes:
+            return fetched
+        scale, zero = self._broadcast(fetched.ndim)
+        return np.asarray(np.rint(fetched / scale) + zero)
+
     def decode(self, codes: Array) -> NDArray[np.float32]:
         """The real numbers that the integers stand for."""
         scale, zero = self._broadcast(codes.ndim)
@@ -75,7 +87,7 @@ def read_grids(float32: Graph, int8: Graph) -> tuple[Grid, ...]:
     for node in int8.nodes:
         if node.op_type == "QuantizeLinear" and node.input[0] not in int8.initializers:
             tensor = _activation(node, float32, int8)
-        elif node.op_type == "DequantizeLinear" and node.input[0] in int8.initializers:
+        elif node.op_type == "DequantizeLinear" and _stored(node, int8) in int8.initializers:
             tensor = _constant(node, float32, int8)
         else:
             continue
@@ -138,17 +150,24 @@ def _removed_follower(name: str, float32: Graph, int8: Graph) -> NodeProto | Non
     return None if still_there else readers[0]
 
 
+def _stored(node: NodeProto, int8: Graph) -> str:
+    """The initializer that a DequantizeLinear reads, maybe through the Cast that widens codes of 4 bits."""
+    cast = int8.producer(node.input[0])
+    return str(cast.input[0] if cast is not None and cast.op_type == "Cast" else node.input[0])
+
+
 def _constant(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
-    element_type = int8.initializers.element_type(node.input[0])
+    codes = _stored(node, int8)
+    element_type = int8.initializers.element_type(codes)
     grid = _grid(node, int8, element_type)
-    name = node.input[0].removesuffix("_quantized")
+    name = codes.removesuffix("_quantized")
     readers = float32.consumers(name)
     if grid is None or not readers:
         return None
     return Grid(
         name=name,
         kind="bias" if element_type == TensorProto.INT32 else "weight",
-        codes=node.input[0],
+        codes=codes,
         node=readers[0].name,
         operator=readers[0].op_type,
         element_type=element_type,

@@ -13,7 +13,7 @@ from converter.checkpoints import Checkpoints, Saved
 from converter.inputs import InputPlan, assemble, picture_bounds
 from converter.lowbit import pack
 from converter.optimization import Optimized, optimize
-from converter.options import Options, Target
+from converter.options import Options, Precision, Target
 from converter.placement import candidates
 from converter.progress import Reporter, Stage
 from converter.quantization import Range, quantize
@@ -60,7 +60,7 @@ def make_integers(
     reader = SampleReader(assemble(task.plans, samples.calibration), batched, BATCH)
     model = quantize(optimized.model, optimized.plan, reader)
     four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
-    model = pack(model, four_bits) if four_bits else model
+    model = pack(model, four_bits, options.precision is not Precision.W4A4) if four_bits else model
     made = Integers(
         model,
         _decisions(task, optimized, model, options),

@@ -142,14 +142,14 @@ def _measure(
     expected_names = [tensor.name for tensor in group]
     inner = [name for name in expected_names if name not in inputs | outputs]
     before = open_session(float32, threads, also=inner)
-    after = open_session(int8, threads, also=[tensor.codes for tensor in group])
+    codes = [tensor.readable for tensor in group]
+    after = open_session(int8, threads, also=codes)
     fetched = [name for name in expected_names if name not in inputs]
     for feed, _ in split(before, batches, share):
         values = dict(zip(fetched, before.run(fetched, feed), strict=True)) if fetched else {}
-        codes = after.run([tensor.codes for tensor in group], feed)
-        for tensor, integers in zip(group, codes, strict=True):
+        for tensor, integers in zip(group, after.run(codes, feed), strict=True):
             expected = np.asarray(feed.get(tensor.name, values.get(tensor.name)))
-            noise[tensor.name].add_activation(tensor, expected, np.asarray(integers))
+            noise[tensor.name].add_activation(tensor, expected, tensor.encode(np.asarray(integers)))
 
 
 def _layer(tensor: Grid, noise: _Noise) -> Layer:

@@ -29,12 +29,17 @@ def packed_bytes(elements: int, bits: int) -> int:
     return (elements * bits + 7) // 8
 
 
-def pack(model: ModelProto, weights: Collection[str]) -> ModelProto:
-    """The model with the INT8 codes of ``weights`` (names of the float model), all within 4 bits, stored as INT4."""
+def pack(model: ModelProto, weights: Collection[str], widen: bool = True) -> ModelProto:
+    """The model with the INT8 codes of ``weights`` (names of the float model), all within 4 bits, stored as INT4.
+
+    Without ``widen`` the DequantizeLinear itself reads INT4: onnxruntime 1.31 would otherwise fuse activations of 4
+    bits into a QLinearConv, which cannot read them, and refuse its own result.
+    """
     packed = ModelProto()
     packed.CopyFrom(model)
     codes = {f"{name}{SUFFIX}" for name in weights}
     casts: list[NodeProto] = []
+    narrow: set[str] = set()
     for tensor in packed.graph.initializer:
         if tensor.name not in codes or tensor.data_type != TensorProto.INT8:
             continue
@@ -43,19 +48,26 @@ def pack(model: ModelProto, weights: Collection[str]) -> ModelProto:
         if values.size and (values.min() < -8 or values.max() > 7):
             raise ValueError(f"the codes of {name} do not fit 4 bits")
         tensor.CopyFrom(helper.make_tensor(name, TensorProto.INT4, values.shape, _nibbles(values), raw=True))
+        narrow.add(name)
         casts.append(helper.make_node("Cast", [name], [wide], name=wide, to=TensorProto.INT8))
-    widened = {cast.input[0]: cast.output[0] for cast in casts}
     for node in packed.graph.node:
-        for index, name in enumerate(node.input):
-            if name in widened:
-                node.input[index] = widened[name]
-    nodes = [*casts, *packed.graph.node]
-    merged = ModelProto()
-    merged.CopyFrom(packed)
-    del merged.graph.node[:]
-    merged.graph.node.extend(nodes)
-    _share_zero_points(merged)
-    return merged
+        if node.op_type == "DequantizeLinear" and node.input[0] in narrow:
+            if widen:
+                node.input[0] = f"{node.input[0]}_wide"
+            else:
+                del node.input[2:]  # zero, which it is anyway, in whatever type the codes have
+    if widen:
+        nodes = [*casts, *map(_copied, packed.graph.node)]
+        del packed.graph.node[:]
+        packed.graph.node.extend(nodes)
+    _share_zero_points(packed)
+    return packed
+
+
+def _copied(node: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 def _nibbles(values: Array) -> bytes:
@@ -147,7 +159,7 @@ def _dft_20(node: NodeProto) -> list[TensorProto]:
 
 def _group_normalization_21(node: NodeProto) -> list[TensorProto]:
     raise UnsupportedModel(
-        f"The node {node.name!r} (GroupNormalization) has a scale a group, which opset 21, needed for INT4, does not know.",
+        f"The node {node.name!r} (GroupNormalization) has a scale a group, which opset 21 does not know.",
         node=node.name,
         operator=node.op_type,
         remedy="Export it with opset 21, or use --precision int8.",

@@ -104,7 +104,7 @@ def uniform_widths(graph: Graph, nodes: frozenset[str], precision: Precision) ->
     """Every weight of ``nodes`` at 4 bits, but for the first and the last layers, which keep 8."""
     edges = edge_weights(graph, nodes)
     bits = {name: 8 if name in edges else 4 for name in _weights(graph, nodes)}
-    words = f"{len(bits) - len(edges)} weights stored in 4 bits; {len(edges)} of the first and last layers keep 8."
+    words = f"{len(bits) - len(edges)} weights stored in 4 bits; the first and last layers keep 8, or stay in float."
     if precision is Precision.W4A4:
         words += " What they read is rounded to 16 levels in float kernels: a simulation, for want of 4-bit kernels."
     return Widths(bits, (), (StepTaken(name=str(precision), applied=len(bits) > len(edges), sentence=words),))
