@@ -186,7 +186,7 @@ def _correct_layer(
         exact = network.run({name: stream.exact[name] for name in reads}, [output])[output]
         feeds = {name: stream.rounded[name] for name in reads}
         after = network.run(feeds | {weight_name: new}, [output])[output]
-        difference = (exact - after).movedim(channel, 0).flatten(1)
+        difference = (exact - after).movedim(channel, 0).reshape(exact.shape[channel], -1)
         shift += difference.double().sum(1)
         places += difference.shape[1]
         spread += float((exact - exact.mean()).square().sum())

@@ -102,7 +102,9 @@ class _Labels:
     def along(self, name: str, axis: int) -> Numbers | None:
         """[C]: the number of each channel along ``axis``, or None where a channel mixes several."""
         value = self.numbers[name]
-        rows = value.movedim(axis, 0).flatten(1)
+        if axis >= value.dim():
+            return None
+        rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)
         if rows.shape[1] == 0 or not bool((rows == rows[:, :1]).all()):
             return None
         return rows[:, 0].numpy().astype(np.int64)
@@ -299,7 +301,7 @@ def _scales(
             axis = 1 if value.dim() >= 3 and len(size) == value.dim() else -1
             if value.dim() >= 3 and labels.along(name, 1) is None:
                 axis = -1
-            peak = value.abs().movedim(axis, 0).flatten(1).amax(1)
+            peak = value.abs().movedim(axis, 0).reshape(value.shape[axis], -1).amax(1)
             peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
             return value
 
