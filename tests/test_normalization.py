@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from converter.admission import admit
-from converter.errors import VerificationFailed
+from converter.errors import UnsupportedModel, VerificationFailed
 from converter.graph import Graph, attribute
 from converter.inference import open_session
 from converter.normalization import BatchNormStatistics, Normalized, normalize, probe, verify_equivalence
@@ -715,6 +715,12 @@ def test_a_changed_function_is_found() -> None:
     broken = model_of([node("Conv", ["x", "w"], ["y"])], w=random(4, 5, 3, 3))
     with pytest.raises(VerificationFailed, match="does not run"):
         verify_equivalence(model, broken, probe(model))
+
+
+def test_inputs_that_the_model_never_took_are_not_blamed_on_normalization() -> None:
+    model = model_of([node("Conv", ["x", "w"], ["y"])], w=random(4, 3, 3, 3))
+    with pytest.raises(UnsupportedModel, match="sizes x 1x3x2x2"):
+        verify_equivalence(model, normalize(model).model, [{"x": random(1, 3, 2, 2)}])
 
 
 def test_differences_are_relative_and_strict_about_the_rest() -> None:

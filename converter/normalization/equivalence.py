@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from converter.admission.loading import load
-from converter.errors import VerificationFailed
-from converter.graph import Array, Graph, Value
+from converter.errors import UnsupportedModel, VerificationFailed
+from converter.graph import Array, Graph, Value, constant_tensor
 
 __all__ = ["probe", "verify_equivalence"]
 
@@ -28,7 +28,7 @@ def verify_equivalence(before: ModelProto, after: ModelProto, feeds: Sequence[Ma
     graph = Graph(before)
     makers = {name: graph.producer(name) for name in graph.output_names}
     bounded = {name for name, maker in makers.items() if maker is not None and maker.op_type in BOUNDED}
-    found = _run_after(after, feeds)  # one session at a time: each holds the weights twice
+    found = _run_after(before, after, feeds)  # one session at a time: each holds the weights twice
     session = load(before)
     worst = 0.0
     for feed, results in zip(feeds, found, strict=True):
@@ -45,13 +45,30 @@ def verify_equivalence(before: ModelProto, after: ModelProto, feeds: Sequence[Ma
     return worst
 
 
-def _run_after(after: ModelProto, feeds: Sequence[Mapping[str, Array]]) -> list[list[Array]]:
+def _run_after(before: ModelProto, after: ModelProto, feeds: Sequence[Mapping[str, Array]]) -> list[list[Array]]:
+    """The outputs of the model after; raises VerificationFailed, or UnsupportedModel if neither model runs."""
     try:
         session = load(after)
         return [session.run(None, dict(feed)) for feed in feeds]
     except Exception as problem:  # boundary: onnxruntime's exceptions have no base class of their own
         words = " ".join(str(problem).split())[:300]
-        raise _changed(f"made a model that does not run ({words})", None) from problem
+        failure = _changed(f"made a model that does not run ({words})", None)
+        session = load(before)
+        try:
+            for feed in feeds:
+                session.run(None, dict(feed))
+        except Exception as same:  # boundary: as above; the model itself does not take these inputs
+            raise _does_not_run(feeds, same) from None
+        raise failure from problem
+
+
+def _does_not_run(feeds: Sequence[Mapping[str, Array]], problem: Exception) -> UnsupportedModel:
+    sizes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feeds[0].items())
+    return UnsupportedModel(
+        f"The model does not run on inputs of the sizes {sizes}: {' '.join(str(problem).split())[:200]}.",
+        field="input",
+        remedy="State the sizes it was made for, such as --input NAME=shape=1x3x224x224.",
+    )
 
 
 def _changed(what: str, tensor: str | None) -> VerificationFailed:
@@ -101,13 +118,16 @@ def probe(model: ModelProto, count: int = 2) -> list[dict[str, Array]]:
 
 
 def _mentioned(graph: Graph) -> list[int]:
-    """The sizes that the graph's Reshapes are written for, commonest first."""
-    targets = [node.input[1] for node in graph.nodes if node.op_type == "Reshape"]
+    """The sizes that the graph's small integer constants speak of, commonest first."""
+    stored = [numpy_helper.to_array(tensor) for node in graph.nodes if (tensor := constant_tensor(node)) is not None]
+    stored += [
+        graph.initializers[name] for name in graph.initializers if math.prod(graph.initializers.shape(name)) <= 8
+    ]
     counts = Counter(
         int(size)
-        for name in targets
-        if name in graph.initializers
-        for size in graph.initializers[name].reshape(-1)
+        for array in stored
+        if array.dtype == np.int64 and array.size <= 8
+        for size in array.reshape(-1)
         if 1 < size <= 4096 and size not in SIZES
     )
     return [size for size, _ in counts.most_common(MOST_MENTIONED)]
