@@ -18,17 +18,15 @@ __all__ = ["fold_constants", "fold_shapes"]
 LARGEST = 2**20  # elements of a folded result that is larger than all it is made from
 GROWTH = 2**24  # elements by which one pass may let the file grow
 DATA_DEPENDENT = {"NonZero", "Compress", "Unique"}  # results of unknown size, but never much above their inputs
-LEFT_ALONE = {  # Resize: the reference evaluator and onnxruntime place the corners differently
-    "Loop",
-    "Scan",
-    "If",
-    "SequenceMap",
-    "Optional",
-    "SequenceConstruct",
-    "SequenceEmpty",
-    "ImageDecoder",
-    "Resize",
-}
+LEFT_ALONE = frozenset(
+    # what has bodies or makes no tensors
+    ("If", "Loop", "Scan", "SequenceMap", "SequenceConstruct", "SequenceEmpty", "Optional", "ImageDecoder")
+    # what the reference evaluator computes in Python loops
+    + ("Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im", "LRN")
+    + ("LSTM", "GRU", "RNN", "Attention", "GridSample", "RoiAlign", "NonMaxSuppression", "DFT", "STFT")
+    # where it and onnxruntime place the corners differently
+    + ("Resize",)
+)
 
 
 def fold_constants(model: ModelProto) -> tuple[ModelProto, Change]:
@@ -38,7 +36,7 @@ def fold_constants(model: ModelProto) -> tuple[ModelProto, Change]:
     count, growth = 0, 0
     for node in rewriting.nodes:
         names = [name for name in node.input if name]
-        if not names or node.op_type in LEFT_ALONE or subgraphs(node) or len(list(filter(None, node.output))) == 0:
+        if not names or node.op_type in LEFT_ALONE or subgraphs(node) or not any(node.output):
             continue
         if not all(map(rewriting.is_constant, names)):
             continue
