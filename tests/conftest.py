@@ -7,10 +7,14 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.bench.evaluator import zoo_folder
+
+if TYPE_CHECKING:
+    from tests.digits import Digits
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,6 +34,14 @@ THERE: dict[str, Callable[[], bool]] = {
     "browser": _browser,
     "postgres": _postgres,
 }
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    """The digits classifier and the pictures that it has not seen."""
+    from tests.digits import trained  # brings torch and scikit-learn, which few tests need
+
+    return trained()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
