@@ -29,7 +29,7 @@ from converter.inputs import Feeds
 from converter.placement import weight_of
 from converter.reconstruction import Reconstruction
 
-__all__ = ["Equalization", "equalize"]
+__all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "equalize"]
 
 MOVING = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Concat"}
@@ -37,6 +37,8 @@ MOVING = frozenset(
 )
 SPATIAL = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 POINTWISE = frozenset({"Relu", "LeakyRelu", "Identity"})
+LAYERS = frozenset({"layer"})
+NORMALIZATIONS = frozenset({"norm", "scale"})
 MOST = 8.0  # a channel is enlarged by; beyond, it is nearly dead and its weights would dwarf the others'
 STRENGTH = 0.8  # exponent of the wanted scale
 Numbers = NDArray[np.int64]
@@ -116,8 +118,12 @@ def equalize(
     graph: Graph,
     rounded: Iterable[str],
     calibration: Iterable[Feeds],
+    kinds: frozenset[str],
 ) -> Equalization:
-    """The model with the channels of its ``rounded`` tensors equalized as far as the graph allows."""
+    """The model with the channels of its ``rounded`` tensors equalized as far as the graph allows.
+
+    ``kinds`` says which makers of channels may be scaled: LAYERS, NORMALIZATIONS or both.
+    """
     batches = list(calibration)
     shapes = _shapes(network, graph, batches[0])
     labels = _Labels()
@@ -129,7 +135,9 @@ def equalize(
         _follow(node, graph, network, shapes, labels, made, read)
     for output in graph.outputs:
         labels.fix(output.name)
+    movable = {labels.channels.root(int(each)) for kind, numbers in made.values() if kind in kinds for each in numbers}
     scales = _scales(network, graph, labels, [name for name in rounded if name in labels.numbers], batches)
+    scales = {root: scale for root, scale in scales.items() if root in movable}
     return _rescale(model, graph, labels.channels, made, read, scales)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from converter.checkpoints import Checkpoints, Saved
 from converter.options import Method, Options
 from converter.progress import Reporter, Stage
+from converter.scores import find_scores
 from converter.synthesis import Problem, Synthesis, synthesize
 from converter.task import Task
 
@@ -29,6 +30,7 @@ def make_samples(task: Task, options: Options, reporter: Reporter, checkpoints: 
         task.graph,
         task.plans,
         task.logits,
+        find_scores(task.graph, task.logits),
         task.batch_norms,
         task.multiply_adds,
         seconds,

@@ -76,7 +76,9 @@ def synthesize_auto(problem: Problem, count: int, seed: int, steps: int) -> Samp
     for name, value in moved.items():
         raw[name][:chosen] = value.numpy()
     return Samples(
-        raw, tuple(loss), f"{words}, {chosen} of {count} moved towards random classes or detections by up to {steps} steps"
+        raw,
+        tuple(loss),
+        f"{words}, {chosen} of {count} moved towards random classes or detections by up to {steps} steps",
     )
 
 
