@@ -17,12 +17,19 @@ from tests.service.harness import Service
 from tests.service.web import PROBLEM, Api, served, told
 
 
-@pytest.fixture
-def service(start: Starter, database_url: str | None) -> Service:
-    return start(database_url, max_upload_bytes=1 << 20)
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A database and a store with a worker that does as it is told by the models; tests use models of their own."""
+    url = None
+    if request.param == "postgresql":
+        url = request.getfixturevalue("cluster").create("zsq_api")
+    service = Service(tmp_path_factory.mktemp("api"), url, max_upload_bytes=1 << 20)
+    service.worker()
+    yield service
+    service.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api(service: Service) -> Iterator[Api]:
     with served(service.settings) as api:
         yield api
@@ -44,8 +51,7 @@ def events_of(text: str) -> list[tuple[int, str, dict[str, Any]]]:
     return found
 
 
-def test_from_upload_to_result(service: Service, api: Api) -> None:
-    service.worker()
+def test_from_upload_to_result(api: Api) -> None:
     answer = api.submit(told(seconds=0.3), {"seed": 3})
     assert answer.status_code == 202
     body = answer.json()
@@ -79,9 +85,8 @@ def test_from_upload_to_result(service: Service, api: Api) -> None:
     assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'unsafe-inline'")
 
 
-def test_events_resume_after_the_last_one_seen(service: Service, api: Api) -> None:
-    service.worker()
-    conversion = api.submit(told()).json()["id"]
+def test_events_resume_after_the_last_one_seen(api: Api) -> None:
+    conversion = api.submit(told(), fresh=True).json()["id"]
     api.wait_final(conversion)
     every = events_of(api.get(f"/v1/conversions/{conversion}/events").text)
     seen = every[1][0]
@@ -92,19 +97,18 @@ def test_events_resume_after_the_last_one_seen(service: Service, api: Api) -> No
     assert events_of(after_the_end.text) == []
 
 
-def test_known_results_come_at_once_and_fresh_ones_when_asked(service: Service, api: Api) -> None:
-    service.worker()
-    first = api.wait_final(api.submit(told(), {"seed": 1}).json()["id"])
-    again = api.submit(told(), {"seed": 1, "method": "auto"}).json()
+def test_known_results_come_at_once_and_fresh_ones_when_asked(api: Api) -> None:
+    model = told(test="known")
+    first = api.wait_final(api.submit(model, {"seed": 1}).json()["id"])
+    again = api.submit(model, {"seed": 1, "method": "auto"}).json()
     assert again["status"] == "succeeded"
     assert again["reused_from"] == first["id"]
     assert api.get(again["links"]["model"]).content == api.get(first["links"]["model"]).content
-    assert api.submit(told(), {"seed": 2}).json()["status"] == "queued"
-    assert api.submit(told(), {"seed": 1}, fresh=True).json()["status"] == "queued"
+    assert api.submit(model, {"seed": 2}).json()["status"] == "queued"
+    assert api.submit(model, {"seed": 1}, fresh=True).json()["status"] == "queued"
 
 
-def test_convert_waits_and_answers_a_zip(service: Service, api: Api) -> None:
-    service.worker()
+def test_convert_waits_and_answers_a_zip(api: Api) -> None:
     answer = api.post("/v1/convert", files={"model": ("net.onnx", told())})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/zip"
@@ -115,8 +119,7 @@ def test_convert_waits_and_answers_a_zip(service: Service, api: Api) -> None:
     assert api.get(answer.headers["content-location"]).json()["status"] == "succeeded"
 
 
-def test_a_refusal_names_the_place_in_the_model(service: Service, api: Api) -> None:
-    service.worker()
+def test_a_refusal_names_the_place_in_the_model(api: Api) -> None:
     answer = api.post("/v1/convert", files={"model": ("net.onnx", told(then="refuse"))})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == PROBLEM
@@ -128,8 +131,7 @@ def test_a_refusal_names_the_place_in_the_model(service: Service, api: Api) -> N
     assert api.get(f"/v1/conversions/{failed['id']}/model").status_code == 409
 
 
-def test_cancel_and_delete(service: Service, api: Api) -> None:
-    service.worker()
+def test_cancel_and_delete(api: Api) -> None:
     conversion = api.submit(told(seconds=60)).json()["id"]
     while api.get(f"/v1/conversions/{conversion}").json()["status"] != "running":
         time.sleep(0.05)
@@ -223,9 +225,8 @@ def test_a_full_queue_pushes_back(quiet: Api) -> None:
     assert int(full.headers["retry-after"]) > 0
 
 
-def test_byte_ranges_resume_downloads(service: Service, api: Api) -> None:
-    service.worker()
-    done = api.wait_final(api.submit(told()).json()["id"])
+def test_byte_ranges_resume_downloads(api: Api) -> None:
+    done = api.wait_final(api.submit(told(), fresh=True).json()["id"])
     path = done["links"]["model"]
     whole = api.get(path)
     size, tag = len(whole.content), whole.headers["etag"]
@@ -248,7 +249,7 @@ def test_byte_ranges_resume_downloads(service: Service, api: Api) -> None:
     assert api.get(path, headers={"If-None-Match": tag}).status_code == 304
 
 
-def test_webhooks_and_their_dead_letters_are_visible(service: Service, api: Api) -> None:
+def test_webhooks_and_their_dead_letters_are_visible(api: Api) -> None:
     refused = api.submit(b"x", webhook="http://127.0.0.1/hook")
     assert refused.status_code == 422
     assert refused.json()["field"] == "webhook"
