@@ -84,7 +84,7 @@ class _Folding:
         if linear is None:
             return
         chain: list[NodeProto] = []
-        last = linear.tail
+        last = node
         total = Affine(np.ones(linear.channels), np.zeros(linear.channels))
         while (following := self.rewriting.sole_reader(last.output[0])) is not None:
             affine = self.affine_of(following, last.output[0], linear.channels, linear.rank, linear.axis)
@@ -94,7 +94,7 @@ class _Folding:
             total = Affine(affine.scale * total.scale, affine.scale * total.shift + affine.shift, statistics)
             chain.append(following)
             last = following
-        if not chain or (linear.bias_is_apart and all(each.op_type == "Add" for each in chain) and linear.tail is node):
+        if not chain or (linear.bias_is_apart and all(each.op_type == "Add" for each in chain)):
             return  # MatMul + Add stays as it is
         if not np.isfinite(total.scale).all() or not np.isfinite(total.shift).all():
             return
@@ -234,7 +234,6 @@ class _Linear:
     """A weighted node as seen from its output: channels, their axis, and how scale and shift enter it."""
 
     node: NodeProto
-    tail: NodeProto  # the node itself, or the Add that carries a MatMul's bias
     channels: int
     rank: int
     axis: int
@@ -263,16 +262,16 @@ class _Linear:
         group = attribute(node, "group", 1)
         match node.op_type:
             case "Conv" if weight.ndim > 2:
-                return _Linear(node, node, weight.shape[0], weight.ndim, 1, weight)
+                return _Linear(node, weight.shape[0], weight.ndim, 1, weight)
             case "ConvTranspose" if weight.ndim > 2 and group > 0 and weight.shape[0] % group == 0:
-                return _Linear(node, node, weight.shape[1] * group, weight.ndim, 1, weight)
+                return _Linear(node, weight.shape[1] * group, weight.ndim, 1, weight)
             case "Gemm" if _is_plain_gemm(node) and weight.ndim == 2:
                 channels = weight.shape[0] if attribute(node, "transB", 0) else weight.shape[1]
-                return _Linear(node, node, channels, 2, 1, weight)
+                return _Linear(node, channels, 2, 1, weight)
             case "MatMul" if weight.ndim == 2:
                 rank = folding.rank(node.input[0])
                 if rank is not None and rank >= 2:
-                    return _Linear(node, node, weight.shape[1], rank, rank - 1, weight, bias_is_apart=True)
+                    return _Linear(node, weight.shape[1], rank, rank - 1, weight, bias_is_apart=True)
         return None
 
     def apply(self, affine: Affine, result: str, rewriting: Rewriting) -> None:

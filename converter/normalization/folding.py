@@ -18,15 +18,12 @@ __all__ = ["fold_constants", "fold_shapes"]
 LARGEST = 2**20  # elements of a folded result that is larger than all it is made from
 GROWTH = 2**24  # elements by which one pass may let the file grow
 DATA_DEPENDENT = {"NonZero", "Compress", "Unique"}  # results of unknown size, but never much above their inputs
-LEFT_ALONE = frozenset(
-    # what has bodies or makes no tensors
-    ("If", "Loop", "Scan", "SequenceMap", "SequenceConstruct", "SequenceEmpty", "Optional", "ImageDecoder")
-    # what the reference evaluator computes in Python loops
-    + ("Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im", "LRN")
-    + ("LSTM", "GRU", "RNN", "Attention", "GridSample", "RoiAlign", "NonMaxSuppression", "DFT", "STFT")
-    # where it and onnxruntime place the corners differently
-    + ("Resize",)
-)
+BODIES = {"If", "Loop", "Scan", "SequenceMap", "SequenceConstruct", "SequenceEmpty", "Optional", "ImageDecoder"}
+SLOW = {  # what the reference evaluator computes in Python loops
+    "Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im", "LRN", "LSTM", "GRU",
+    "RNN", "Attention", "GridSample", "RoiAlign", "NonMaxSuppression", "DFT", "STFT",
+}  # fmt: skip
+LEFT_ALONE = BODIES | SLOW | {"Resize"}  # Resize: the evaluator and onnxruntime place the corners differently
 
 
 def fold_constants(model: ModelProto) -> tuple[ModelProto, Change]:
