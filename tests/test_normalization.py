@@ -765,7 +765,7 @@ def test_zoo_models_keep_their_function(path: Path) -> None:
     assert all(isinstance(each, BatchNormStatistics) and each.tensor in made for each in normalized.batch_norms)
 
 
-@pytest.mark.parametrize("opset", [18, 20, 23])
+@pytest.mark.parametrize("opset", [20, 23])
 @pytest.mark.parametrize("kind", ["convolutional", "transformer"])
 def test_todays_torch_export_is_normalized(kind: str, opset: int, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")

@@ -20,8 +20,8 @@ GROWTH = 2**24  # elements by which one pass may let the file grow
 DATA_DEPENDENT = {"NonZero", "Compress", "Unique"}  # results of unknown size, but never much above their inputs
 BODIES = {"If", "Loop", "Scan", "SequenceMap", "SequenceConstruct", "SequenceEmpty", "Optional", "ImageDecoder"}
 SLOW = {  # what the reference evaluator computes in Python loops
-    "Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im", "LRN", "LSTM", "GRU",
-    "RNN", "Attention", "GridSample", "RoiAlign", "NonMaxSuppression", "DFT", "STFT",
+    "Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im", "LRN", "LSTM",
+    "GRU", "RNN", "Attention", "GridSample", "RoiAlign", "NonMaxSuppression", "DFT", "STFT",
 }  # fmt: skip
 LEFT_ALONE = BODIES | SLOW | {"Resize"}  # Resize: the evaluator and onnxruntime place the corners differently
 
