@@ -114,7 +114,7 @@ class Step:
     release: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Steps over slots: the constants are in the template, the fed tensors come to the first slots."""
 

@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto
 from torch import Size, Tensor, nn
 
 from converter.batching import Grown, SingleSamples, grown
-from converter.execution import Edits, Program
+from converter.execution import Edits, Plan, Program
 from converter.operators.casting import TORCH_TYPES
 from converter.operators.signatures import Value
 from converter.reading import read_model
@@ -40,7 +40,7 @@ class Reconstruction(nn.Module):
     ``weights`` are the initializers by name, those in Constant nodes too; they are to be read, and to try another value
     is to feed it under its name.
     ``without_gradient`` names the nodes through which no gradient passes.
-    A graph declared for a single sample takes batches too, and gives what single runs put together give.
+    A graph made for a single sample takes batches too, and gives what single runs put together give.
     """
 
     def __init__(self, program: Program, declared: Mapping[str, Declared]) -> None:
@@ -55,6 +55,7 @@ class Reconstruction(nn.Module):
         leading = [each.shape[0] for each in declared.values() if each.shape]
         self.for_single_samples = set(leading) == {1} and len(declared) == len(program.inputs)
         self.inner_shapes: dict[str, Size] | None = None
+        self.bound_to_one: set[Plan] = set()  # plans that failed for more than one sample
         self.device = torch.device("cpu")
 
     def forward(self, *inputs: Value) -> Value:
@@ -81,7 +82,25 @@ class Reconstruction(nn.Module):
     def _compute(self, feeds: Mapping[str, Value], fetch: Sequence[str], edit: Edits) -> list[Value]:
         if self.for_single_samples and (batched := self._batched(feeds)):
             return self.single_samples.run(feeds, batched, fetch, edit)
-        return self.program.plan(feeds, fetch, edit).execute(tuple(feeds.values()), edit)
+        plan = self.program.plan(feeds, fetch, edit)
+        if plan not in self.bound_to_one or not self._traced(feeds):
+            try:
+                return plan.execute(tuple(feeds.values()), edit)
+            except RuntimeError:
+                if not self._traced(feeds):
+                    raise
+                self.bound_to_one.add(plan)
+        return self.single_samples.run(feeds, self._traced(feeds), fetch, edit)
+
+    def _traced(self, feeds: Mapping[str, Value]) -> dict[str, Grown]:
+        """The inputs as batches of single samples, where the graph leaves their number open but may not mean it."""
+        batches = {
+            name: Grown(0, value.shape[0], Size([1, *value.shape[1:]]))
+            for name, value in feeds.items()
+            if name in self.declared and self.declared[name].shape[:1] == (0,)
+        }
+        sizes = {batch.times for batch in batches.values()}
+        return batches if len(batches) == len(feeds) and len(sizes) == 1 and sizes != {1} else {}
 
     def _batched(self, feeds: Mapping[str, Value]) -> dict[str, Grown]:
         """The fed tensors that carry more samples than the one for which the graph was made."""

@@ -17,7 +17,7 @@ from converter.reconstruction import Reconstruction, reconstruct
 
 
 def single_sample_module(
-    nodes: Sequence[NodeProto], inputs: Mapping[str, Sequence[int]], weights: Mapping[str, NDArray[Any]]
+    nodes: Sequence[NodeProto], inputs: Mapping[str, Sequence[int | str]], weights: Mapping[str, NDArray[Any]]
 ) -> Reconstruction:
     graph = helper.make_graph(
         nodes,
@@ -135,6 +135,15 @@ def test_edits_of_a_batch_see_samples_on_an_axis_of_their_own() -> None:
     result = module.run({"x": BATCH}, ["y"], edit={"y": note})["y"]
     assert result.shape == (18, 4)
     assert set(seen) == {(6, 4)}
+
+
+def test_an_open_batch_that_the_graph_does_not_mean_is_served_too() -> None:
+    nodes = [helper.make_node("Reshape", ["x", "flat"], ["y"])]
+    module = single_sample_module(nodes, {"x": ["N", 4, 6]}, {"flat": np.array([1, 24])})
+    for _ in range(2):
+        assert torch.equal(module(BATCH), BATCH.flatten(1))
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        module(BATCH[:, :3])
 
 
 def test_different_numbers_of_samples_are_an_error() -> None:

@@ -183,6 +183,24 @@ def test_an_error_in_a_node_names_it() -> None:
     assert "in node 'mul' (Mul-14)" in problem.value.__notes__
 
 
+def test_any_cut_through_the_graph_gives_the_same() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Split", ["a", "halves"], ["b", "c"], axis=1),
+        helper.make_node("Mul", ["b", "c"], ["d"]),
+        helper.make_node("Concat", ["d", "a"], ["e"], axis=1),
+        helper.make_node("Sub", ["e", "d2"], ["y"]),
+        helper.make_node("ReduceMean", ["d"], ["d2"], axes=[1]),
+    ]
+    nodes[4], nodes[5] = nodes[5], nodes[4]
+    module = reconstruct(model(graph(nodes, {"x": ["N", 4]}, ["y"], halves=np.array([2, 2]))))
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    names = ["a", "b", "c", "d", "e", "d2", "y"]
+    values = module.run({"x": x}, names)
+    for cut in (["a"], ["b", "c", "a"], ["d", "a"], ["e", "d2"], ["a", "d2"], ["y"]):
+        assert torch.equal(module.run({name: values[name] for name in cut}, ["y"])["y"], values["y"])
+
+
 # ---------------------------------------------------------------- subgraphs and functions
 
 

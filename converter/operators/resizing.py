@@ -76,16 +76,7 @@ def resize(
     nearest_mode: Nearest = "round_prefer_floor",
 ) -> Tensor:
     axes = tuple(range(x.dim())) if axes is None else tuple(axis % x.dim() for axis in axes)
-    if sizes:
-        factors = [wanted / x.shape[axis] for axis, wanted in zip(axes, sizes, strict=True)]
-        outputs = list(sizes)
-        if keep_aspect_ratio_policy != "stretch":
-            factor = min(factors) if keep_aspect_ratio_policy == "not_larger" else max(factors)
-            factors = [factor] * len(axes)
-            outputs = [int(factor * x.shape[axis] + 0.5) for axis in axes]
-    else:
-        factors = list(scales or ())
-        outputs = [math.floor(factor * x.shape[axis]) for axis, factor in zip(axes, factors, strict=True)]
+    factors, outputs = _lengths([x.shape[axis] for axis in axes], scales or (), sizes, keep_aspect_ratio_policy)
     cropping = coordinate_transformation_mode == "tf_crop_and_resize"
     if cropping or coordinate_transformation_mode in ("align_corners", "pytorch_half_pixel"):
         _check_whole(x.shape, axes, factors, outputs, to_one=coordinate_transformation_mode == "pytorch_half_pixel")
@@ -115,6 +106,18 @@ def resize(
         for axis, resampling in planned.items():
             result = _resampled(result, axis, resampling, extrapolation_value)
     return result if x.is_floating_point() else _saturated(result, x.dtype)
+
+
+def _lengths(given: list[int], scales: Floats, sizes: Ints | None, policy: Policy) -> tuple[list[float], list[int]]:
+    """The scale and the new length of each axis."""
+    if not sizes:  # in single precision, as runtimes do: 0.7 of 10 is 7
+        products = [float(np.float32(scale) * np.float32(size)) for size, scale in zip(given, scales, strict=True)]
+        return list(scales), [math.floor(product) for product in products]
+    factors = [wanted / size for size, wanted in zip(given, sizes, strict=True)]
+    if policy == "stretch":
+        return factors, list(sizes)
+    factor = min(factors) if policy == "not_larger" else max(factors)
+    return [factor] * len(given), [int(factor * size + 0.5) for size in given]
 
 
 def _check_whole(shape: Ints, axes: Ints, factors: list[float], outputs: list[int], to_one: bool) -> None:
