@@ -23,7 +23,7 @@ from service.attempts import Attempt, Attempts, Superseded
 from service.engine import Kind
 from service.isolation import Child, Ending, Exit, Limits, Unpacking
 from service.outputs import BadOutput, opened, read_report
-from service.patience import GivenUp, Patience
+from service.patience import GivenUp, Patience, is_passing
 from service.relay import Relay
 from service.settings import Settings
 from service.storage import Missing
@@ -95,7 +95,8 @@ class Conversions:
                 self._patience.pause(RETRY_SECONDS)
         except Superseded:
             log.info("job is not ours any more")
-            self._patience(self._drop_checkpoints, job_id)
+            with contextlib.suppress(GivenUp):  # what is left is swept once a day
+                self._patience(self._drop_checkpoints, job_id)
         except GivenUp:
             with contextlib.suppress(sa.exc.SQLAlchemyError):  # without a database others will find our lock free
                 self._attempts.jobs.engine.requeue(job_id, Kind.CONVERSION)
@@ -104,6 +105,7 @@ class Conversions:
                 self._active.discard(job_id)
             threading.Event().wait()  # to return would tell the engine that the task is done; the process ends soon
         finally:
+            self._interrupted.pop(job_id, None)
             with self._lock:
                 self._active.discard(job_id)
 
@@ -132,9 +134,11 @@ class Conversions:
             if problem.is_strike:
                 return False
             error = {"kind": "DiskFull", "message": "The service has no disk space left for this conversion."}
-        except Exception:  # the boundary of one job: a bug of ours fails this job and no other
-            log.exception("a bug of the service")
+        except Exception as problem:  # the boundary of one job: a bug of ours fails this job and no other
+            log.exception("the service failed")
             error = {"kind": "Bug", "message": "The service failed at this conversion; its log says why."}
+            if is_passing(problem):
+                error = {"kind": "ServiceUnavailable", "message": "The service's own store was away for too long."}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if error is not None:
@@ -146,10 +150,7 @@ class Conversions:
     def _within_patience(self, job_id: str) -> bool:
         """Whether this job may be interrupted once more; counted from its first interruption here."""
         first = self._interrupted.setdefault(job_id, time.monotonic())
-        if time.monotonic() - first < PATIENCE:
-            return True
-        del self._interrupted[job_id]
-        return False
+        return time.monotonic() - first < PATIENCE
 
     def _convert(
         self, attempt: Attempt, folder: Path, log: structlog.typing.FilteringBoundLogger
@@ -197,8 +198,8 @@ class Conversions:
             model.parent.mkdir()
         self._patience(self._fetch, job.model_key, source)
         for files in attempt.checkpoints.values():
-            for file_name, key in files.items():
-                with contextlib.suppress(Missing):  # then the child does that stage again
+            with contextlib.suppress(Missing):  # then the child does that stage again
+                for file_name, key in files.items():
                     self._patience(self._fetch, key, checkpoints / file_name)
         options = {**job.options, "threads": self._settings.job_threads}
         options.pop("validation", None)  # a path, and the paths of this machine are not the owner's to name

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 import structlog
 
@@ -29,7 +30,13 @@ class GivenUp(Exception):
 def is_passing(problem: Exception) -> bool:
     """Whether the same call may succeed later without anybody changing it."""
     match problem:
-        case StoreDown() | sa.exc.OperationalError() | sa.exc.InterfaceError() | sa.exc.TimeoutError():
+        case (
+            psycopg.OperationalError()
+            | StoreDown()
+            | sa.exc.OperationalError()
+            | sa.exc.InterfaceError()
+            | sa.exc.TimeoutError()
+        ):
             return True
         case sa.exc.DBAPIError():
             return problem.connection_invalidated

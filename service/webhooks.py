@@ -18,7 +18,7 @@ from standardwebhooks.webhooks import Webhook
 
 from service import database as tables
 from service.database import Database, now
-from service.engine import JobEngine, Kind, Task
+from service.engine import JobEngine, Kind, Task, TaskState
 from service.settings import Settings
 
 __all__ = ["PAUSES", "Deliveries", "PinnedTransport", "Refused", "check_url", "signing_secret"]
@@ -138,6 +138,27 @@ class Deliveries:
             same = (tables.deliveries.c.id == delivery_id) & (tables.deliveries.c.attempts == row.attempts)
             connection.execute(sa.update(tables.deliveries).where(same).values(**values))
         log.info("webhook sent" if problem is None else "webhook failed", reason=problem, status=values.get("status"))
+
+    def reconcile(self) -> int:
+        """Every message that is still to be sent is known to the engine; how many were not and are queued again."""
+        pending = tables.deliveries.c.status == "pending"
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(tables.deliveries).where(pending).limit(500)).all()
+        tasks = {f"{row.id}.{row.attempts + 1}": row for row in rows}
+        lost = 0
+        for task_id, state in self._engine.states(list(tasks)).items():
+            if state in (TaskState.QUEUED, TaskState.RUNNING):
+                continue
+            row = tasks[task_id]
+            unchanged = pending & (tables.deliveries.c.id == row.id) & (tables.deliveries.c.attempts == row.attempts)
+            with self._database.reading() as connection:
+                if connection.execute(sa.select(tables.deliveries.c.id).where(unchanged)).scalar() is None:
+                    continue  # it was sent between the two looks
+            self._engine.forget([task_id])
+            with self._database.writing() as connection:
+                self._engine.enqueue(connection, Task(task_id, Kind.DELIVERY, row.id))
+            lost += 1
+        return lost
 
     def _send(self, url: str, delivery_id: str, body: str) -> str | None:
         """None when the receiver took the message, else why not, in a sentence without anything of its answer."""

@@ -29,7 +29,7 @@ from service.engine import Kind
 from service.engine_dbos import DbosWorker
 from service.jobs import Jobs
 from service.liveness import Liveness, liveness_for
-from service.patience import Patience, is_passing
+from service.patience import GivenUp, Patience, is_passing
 from service.retention import Retention, remove_dead_folders
 from service.serving import environment
 from service.settings import Settings
@@ -63,12 +63,21 @@ class Worker:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._command = command
         self._ending, self._hurry = _signals()
+        self._gone = threading.Event()
         self._orphans: dict[str, float] = {}  # by task, since when
         self._next_store_sweep = time.monotonic() + HOUSEKEEPING_SECONDS
         self._log = structlog.get_logger().bind(worker=self.id)
 
     def run(self) -> NoReturn:
         """Works until told to end; the process ends with it."""
+        try:
+            self._begin()
+        except GivenUp:  # told to end while the database was still away
+            sys.exit(0)
+        self._ending.wait()
+        self._leave()
+
+    def _begin(self) -> None:
         patience = Patience(float("inf"), self._ending)
         self._jobs = patience(Jobs.open, self.settings)
         self._liveness: Liveness = patience(liveness_for, self.settings, self.id)
@@ -78,11 +87,11 @@ class Worker:
         own_folder.mkdir(parents=True, mode=0o700)
         self._level = isolation.achievable_level(own_folder)
         self._conversions = Conversions(self.settings, self._attempts, own_folder, self._command)
-        deliveries = Deliveries(self._jobs.database, self._jobs.engine, self.settings)
+        self._deliveries = Deliveries(self._jobs.database, self._jobs.engine, self.settings)
         self._forgive(patience)
         self._say_alive()
         self._engine = DbosWorker(self._jobs.database, self.id)
-        self._engine.start({Kind.CONVERSION: self._conversions, Kind.DELIVERY: deliveries})
+        self._engine.start({Kind.CONVERSION: self._conversions, Kind.DELIVERY: self._deliveries})
         self._log.info("worker ready", isolation=self._level.name)
         for duty, period in (
             (self._fence, 0.5),
@@ -91,8 +100,6 @@ class Worker:
             (self._keep_house, HOUSEKEEPING_SECONDS),
         ):
             threading.Thread(target=self._every, args=(period, duty), name=duty.__name__, daemon=True).start()
-        self._ending.wait()
-        self._leave()
 
     def _leave(self) -> NoReturn:
         """Running jobs have finished within the grace period, or wait in the queue again for others."""
@@ -107,6 +114,7 @@ class Worker:
         while self._conversions.active and time.monotonic() < deadline:
             time.sleep(0.05)
         stopping.join(2.0)
+        self._gone.set()
         with contextlib.suppress(sa.exc.SQLAlchemyError), self._jobs.database.writing() as connection:
             connection.execute(tables.workers.delete().where(tables.workers.c.id == self.id))
         self._liveness.release()
@@ -116,7 +124,7 @@ class Worker:
         os._exit(0)  # threads of handed-back jobs still wait, on purpose
 
     def _every(self, period: float, duty: Callable[[], None]) -> None:
-        while not self._ending.is_set():
+        while not self._gone.is_set():
             try:
                 duty()
             except Exception as problem:  # a duty that fails is done again, whatever it was
@@ -124,7 +132,7 @@ class Worker:
                     self._log.warning("duty delayed", duty=duty.__name__, reason=str(problem)[:300])
                 else:
                     self._log.exception("duty failed", duty=duty.__name__)
-            self._ending.wait(period)
+            self._gone.wait(period)
 
     def _fence(self) -> None:
         """A worker that cannot be sure of its lock any more kills its children and starts anew under another name."""
@@ -189,9 +197,9 @@ class Worker:
         self._orphans = seen
 
     def _keep_house(self) -> None:
-        lost = self._attempts.reconcile()
+        lost = self._attempts.reconcile() + self._deliveries.reconcile()
         if lost:
-            self._log.warning("queued jobs again that the engine did not know", jobs=lost)
+            self._log.warning("queued again what the engine did not know", tasks=lost)
         retention = Retention(self._jobs, self.settings)
         retention.run()
         remove_dead_folders(self._folder, self.id, self._liveness.if_dead)

@@ -119,6 +119,16 @@ def test_failures_are_retried_under_the_same_id_and_then_dead(start: Starter, re
     assert 23 * 3600 < sum(PAUSES) < 26 * 3600
 
 
+def test_a_message_the_engine_lost_is_queued_again(start: Starter) -> None:
+    service = start()
+    delivery = with_webhook(service.jobs, "https://example.org/")
+    deliveries = Deliveries(service.jobs.database, service.jobs.engine, service.settings)
+    assert deliveries.reconcile() == 0
+    service.jobs.engine.forget([f"{delivery}.1"])
+    assert deliveries.reconcile() == 1
+    assert deliveries.reconcile() == 0
+
+
 def test_redirects_are_not_followed(start: Starter, receivers: list[Receiver]) -> None:
     service = start(**ALLOWED)
     receivers.append(Receiver(302))
