@@ -136,8 +136,7 @@ def cancel(rows: Tensor, scale: Tensor, kernel: int, bits: int) -> Tensor:
         row_error = sums.sum((1, 2))
         wanted = row_error.round().abs()
         direction = -row_error.sign()
-        value = sums.gather(2, candidate[:, :, None])[:, :, 0]
-        gain = (value * -direction[:, None]).clamp_min(0)
+        gain = (sums.sum(2) * -direction[:, None]).clamp_min(0)  # only kernels that err as their row does
         rank = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         flip = (rank < wanted[:, None]) & (gain > 0)
         codes = codes.scatter_add(2, candidate[:, :, None], (flip * direction[:, None])[:, :, None].to(codes.dtype))

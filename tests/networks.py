@@ -314,6 +314,4 @@ def run(model: ModelProto, feeds: Feeds) -> list[Array]:
 
 def difference(one: list[Array], other: list[Array]) -> float:
     """The largest difference, relative to the largest value of its output."""
-    return max(
-        float(np.abs(a - b).max() / max(float(np.abs(a).max()), 1e-12)) for a, b in zip(one, other, strict=True)
-    )
+    return max(float(np.abs(a - b).max() / max(float(np.abs(a).max()), 1e-12)) for a, b in zip(one, other, strict=True))
