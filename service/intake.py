@@ -68,7 +68,10 @@ class Wishes(Choices):
     name: str | None = Field(default=None, max_length=200, description="The file's name, for a raw body.")
     priority: int = Field(default=PRIORITY, ge=1, le=1000, description="1 goes first.")
     webhook: str | None = Field(
-        default=None, max_length=2000, description="An https address that is told when the conversion ends."
+        default=None,
+        max_length=2000,
+        pattern=r"^https?://[\x21-\x7e]+$",
+        description="An https address that is told when the conversion ends.",
     )
 
     def options(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from service.records import IdempotencyConflict, QueueFull, QuotaExceeded
 from service.storage import Missing, StoreDown
 
 __all__ = [
+    "AWAY",
     "PROBLEM_JSON",
     "BadRequest",
     "Forbidden",
@@ -93,6 +94,7 @@ STATUS: Mapping[str, int] = {
 PLACES = ("node", "operator", "attribute", "tensor", "field", "remedy")
 RETRY_SECONDS = 5  # after a database or store that is away for the moment
 AWAY = (StoreDown, Missing, sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+"""What is raised while the database or the store cannot be used; the same call may work later."""
 
 
 class RequestProblem(Exception):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi.concurrency import run_in_threadpool
+from anyio import to_thread
 from pydantic import BaseModel, Field
 
 from service.context import Context
@@ -64,7 +64,7 @@ class Prober:
     async def _probe(self) -> Readiness:
         jobs = self._context.jobs
         (database, known), (store, _) = await asyncio.gather(
-            _tried("answers", lambda: run_in_threadpool(jobs.statistics)),
+            _tried("answers", lambda: to_thread.run_sync(jobs.statistics, abandon_on_cancel=True)),
             _tried("took, gave back and removed an object", jobs.artefacts.probe),
         )
         workers = [] if known is None else list(known.workers)

@@ -13,7 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from service.access import Converter, Reader
 from service.context import Context, FromContext
 from service.intake import BODY, Wishes, take
-from service.problems import BadRequest, NoSuchConversion, responses
+from service.problems import AWAY, BadRequest, NoSuchConversion, responses
 from service.records import Job, JobEvent, JobStatus
 from service.schemas import Conversion, ConversionEvent, ConversionList, Delivery, DeliveryList
 
@@ -27,7 +27,12 @@ upload_router = APIRouter(
     prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 413, 415, 422, 429, 503)
 )
 
-ConversionId = Annotated[str, Path(description="As given when it was submitted.", max_length=64, examples=["6f0c1d0a"])]
+ConversionId = Annotated[
+    str,
+    Path(
+        description="As given when it was submitted.", pattern=r"^[0-9A-Za-z_-]{1,64}$", examples=["6f0c1d0a8be94d1c"]
+    ),
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -148,7 +153,10 @@ async def watch(
     after = min(int(last_event_id or 0), 2**63 - 1) if resumed else 0
     brief = not resumed
     while True:
-        ended, found = await run_in_threadpool(_news, context, job.id, after)
+        try:
+            ended, found = await run_in_threadpool(_news, context, job.id, after)
+        except AWAY:
+            return  # the client comes back, with the last id that it saw
         for event in _in_short(found) if brief else found:
             data = ConversionEvent.of(event)
             facts = data.model_dump(mode="json", exclude_none=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -15,7 +16,7 @@ from service.access import Converter
 from service.context import Context, FromContext
 from service.downloads import attachment, require_success
 from service.intake import BODY, Wishes, take
-from service.problems import failure_problem, problem_response, responses
+from service.problems import AWAY, failure_problem, problem_response, responses
 from service.records import Job, JobStatus
 from service.routes.conversions import IdempotencyKey, job_of
 
@@ -23,6 +24,7 @@ __all__ = ["router"]
 
 MEMBERS = {"model": "model.int8.onnx", "report": "report.json", "html": "report.html"}
 PATIENCE = (0.1, 0.1, 0.2, 0.3, 0.5)  # seconds between looks at the job, the last one for ever
+AWAY_SECONDS = 60.0
 
 router = APIRouter(
     prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 409, 413, 415, 422, 429, 500, 503)
@@ -67,11 +69,17 @@ async def convert(
 
 
 async def _ended(context: Context, job: Job) -> Job:
-    looks = 0
+    """The job at its end; a database that is away for a while is waited for too."""
+    looks, lost = 0, None
     while not job.status.is_final:
         await asyncio.sleep(PATIENCE[min(looks, len(PATIENCE) - 1)])
         looks += 1
-        job = await job_of(context, job.id, job.owner)
+        try:
+            job, lost = await job_of(context, job.id, job.owner), None
+        except AWAY:
+            lost = lost or time.monotonic()
+            if time.monotonic() - lost > AWAY_SECONDS:
+                raise
     return job
 
 

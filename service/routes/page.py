@@ -63,7 +63,9 @@ async def static(name: str) -> FileResponse:
 
 
 @router.post("/session", status_code=204)
-async def sign_in(request: Request, context: FromContext, key: Annotated[str, Form(max_length=200)]) -> Response:
+async def sign_in(
+    request: Request, context: FromContext, key: Annotated[str, Form(pattern=r"^[\x21-\x7e]{1,200}$")]
+) -> Response:
     """The key works, and the browser sends it from now on: pages cannot read it, other sites cannot use it."""
     refuse_foreign_pages(request, context.settings)
     await principal_of_key(context, request, key)

@@ -1,6 +1,6 @@
 """The API against its own OpenAPI document: schemathesis makes thousands of requests, valid, odd and broken.
 
-    python -m tests.bench.api_fuzz [--examples 2000] [--seed 1]
+    python -m tests.bench.api_fuzz [--examples 2000] [--seed 1] [--database postgresql]
 
 Exits with 1 if there was a server error or a violation beyond those listed in ``EXCLUDED``.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.results import origin, table, write_section
-from tests.service.harness import Service
+from tests.service.harness import Cluster, Service
 from tests.service.web import Api, served, told
 
 EXCLUDED = {
@@ -61,9 +61,12 @@ def main() -> int:
     given = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     given.add_argument("--examples", type=int, default=2000)
     given.add_argument("--seed", type=int, default=1)
+    given.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     arguments = given.parse_args()
+    cluster = Cluster() if arguments.database == "postgresql" else None
+    url = None if cluster is None else cluster.create("zsq_fuzz")
     with tempfile.TemporaryDirectory(prefix="zsq-fuzz-") as folder:
-        service = Service(Path(folder) / "data", max_upload_bytes=1 << 20, queue_limit=100_000)
+        service = Service(Path(folder) / "data", url, max_upload_bytes=1 << 20, queue_limit=100_000)
         try:
             service.worker()
             with served(service.settings) as api:
@@ -71,6 +74,8 @@ def main() -> int:
                 alive = api.get("/healthz").status_code == 200
         finally:
             service.close()
+            if cluster is not None:
+                cluster.remove()
     print(log)
     generated = sum(map(int, re.findall(r"(\d+) generated", log)))
     failures = re.findall(r"❌ (ST\d+ [^\n]+)", log)
