@@ -48,7 +48,8 @@ class Checkpoints:
             return None
         try:
             values = json.loads((self.folder / f"{stage}.json").read_text())
-            with np.load(self.folder / f"{stage}.npz", allow_pickle=False) as stored:
+            path = self.folder / f"{stage}.npz"
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             path = self.folder / f"{stage}.onnx"
             return Saved(values, arrays, onnx.load(path) if path.is_file() else None)
