@@ -20,8 +20,13 @@ from numpy.typing import NDArray
 from converter.errors import InvalidOption
 from converter.inputs import Feeds, InputPlan, assemble, batch_limit, draw
 from converter.options import Method
+from converter.synthesis import genie, gznq, zeroq
 from converter.synthesis.automatic import approach_scores
+from converter.synthesis.genie import synthesize_genie
+from converter.synthesis.gznq import synthesize_gznq
+from converter.synthesis.gzsq import synthesize_gzsq
 from converter.synthesis.problem import Problem, Samples
+from converter.synthesis.zeroq import synthesize_zeroq
 
 __all__ = ["METHODS", "Problem", "Samples", "Synthesis", "batches", "synthesize"]
 
@@ -84,8 +89,13 @@ def synthesize_auto(problem: Problem, count: int, seed: int, steps: int) -> Samp
 
 METHODS: dict[Method, Callable[[Problem, int, int, int], Samples]] = {
     Method.AUTO: synthesize_auto,
+    Method.ZEROQ: synthesize_zeroq,
+    Method.GZSQ: synthesize_gzsq,
+    Method.GZNQ: synthesize_gznq,
+    Method.GENIE: synthesize_genie,
     Method.NOISE: synthesize_noise,
 }
+STEPS = {Method.ZEROQ: zeroq.STEPS, Method.GZSQ: zeroq.STEPS, Method.GZNQ: gznq.STEPS, Method.GENIE: genie.STEPS}
 
 
 def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synthesis:
@@ -96,10 +106,11 @@ def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synth
         )
     started, count = time.monotonic(), _whole_batches(count, problem.plans)
     steps = problem.affordable_steps(CALIBRATION_STEPS, round(count * CLASS_SHARE))
-    made = METHODS[method](problem, count, seed, steps)
+    made = METHODS[method](problem, count, seed, STEPS.get(method, steps))  # the papers' methods bound these themselves
     held_out = synthesize_auto(problem, count, seed + 1, min(HELD_OUT_STEPS, steps))
+    taken = len(made.loss) if method in STEPS else steps
     return Synthesis(
-        method, problem.plans, made.raw, held_out.raw, made.loss, steps, time.monotonic() - started, held_out.words
+        method, problem.plans, made.raw, held_out.raw, made.loss, taken, time.monotonic() - started, held_out.words
     )
 
 

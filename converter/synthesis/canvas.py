@@ -1,0 +1,103 @@
+"""What the papers call the images: the adjustable inputs of a batch, in units in which N(0, 1) is the natural start.
+
+The papers optimise normalised photographs. Here a picture of standardised units z is the raw picture
+mean + deviation * z, kept within [0, 1], whatever scale the network wants; signals and features have unit deviation as
+they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from converter.calibration import tensors
+from converter.inputs import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw
+from converter.synthesis.problem import Problem
+
+__all__ = ["Canvas", "batch_size", "canvases", "join"]
+
+MEAN, DEVIATION = 0.45, 0.25  # of photographs in [0, 1]; ImageNet's are 0.449 and 0.226
+GRAPH_BYTES = 1 << 30  # that the activations of one batch may take while gradients flow
+
+Free = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One batch: what may be adjusted (``plans``) and raw samples of everything else, drawn from the priors."""
+
+    plans: tuple[InputPlan, ...]
+    others: tuple[InputPlan, ...]
+    fixed: Mapping[str, NDArray[Any]]
+    start: int
+    count: int
+
+    def noise(self, generator: torch.Generator) -> Free:
+        """N(0, 1) for every adjustable input."""
+        return {plan.name: torch.randn((self.count, *plan.shape), generator=generator) for plan in self.plans}
+
+    def feeds(self, free: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Network inputs, differentiable with respect to ``free``."""
+        feeds = tensors(assemble(self.others, self.fixed))
+        for plan in self.plans:
+            scale, offset = plan.affine(self.start, self.count)
+            feeds[plan.name] = _raw(plan, free[plan.name]) * torch.from_numpy(scale) + torch.from_numpy(offset)
+        return feeds
+
+    def clamp(self, free: Mapping[str, Tensor]) -> None:
+        """Pictures are pictures again: nothing darker than black or brighter than white."""
+        with torch.no_grad():
+            for plan in self.plans:
+                if plan.kind is InputKind.PICTURE:
+                    free[plan.name].clamp_(-MEAN / DEVIATION, (1 - MEAN) / DEVIATION)
+
+    def raw(self, free: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        """Raw samples of every input."""
+        made = {plan.name: _raw(plan, free[plan.name].detach()).clone() for plan in self.plans}
+        for plan in self.plans:
+            if plan.kind is InputKind.PICTURE:
+                made[plan.name].clamp_(0, 1)
+        return dict(self.fixed) | {name: value.float().numpy() for name, value in made.items()}
+
+
+def _raw(plan: InputPlan, standardised: Tensor) -> Tensor:
+    return MEAN + DEVIATION * standardised if plan.kind is InputKind.PICTURE else standardised
+
+
+def canvases(problem: Problem, count: int, wanted: int, seed: int) -> list[Canvas]:
+    """``count`` samples in batches of about ``wanted``, fewer where the network's activations are large."""
+    size = batch_size(problem, wanted)
+    generator = np.random.default_rng(seed)
+    plans = tuple(plan for plan in problem.plans if plan.kind in ADJUSTABLE)
+    others = tuple(plan for plan in problem.plans if plan.kind not in ADJUSTABLE)
+    made = []
+    for start in range(0, count, size):
+        number = min(size, count - start)
+        fixed = {plan.name: draw(plan, number, generator) for plan in others}
+        made.append(Canvas(plans, others, fixed, start, number))
+    return made
+
+
+def batch_size(problem: Problem, wanted: int) -> int:
+    """How many samples share their statistics: ``wanted``, less where memory or the model does not allow it."""
+    values = 0
+    for node in problem.graph.nodes:
+        for shape in (problem.graph.shapes.get(name) for name in node.output):
+            sizes = [each if isinstance(each, int) else 1 for each in (shape or ())[1:]]
+            values += int(np.prod(sizes))
+    fitting = max(GRAPH_BYTES // max(4 * values, 1), 1)
+    limit = batch_limit(problem.plans, wanted)
+    if limit == 1 and all(plan.batch_axis is not None for plan in problem.plans):
+        limit = wanted  # a graph for single samples takes batches in torch
+    return int(max(min(wanted, fitting, limit), 1))
+
+
+def join(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The raw samples of all batches after one another."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
