@@ -154,11 +154,10 @@ def run(child: Child, heard: Callable[[dict[str, Any]], None], wanted: Callable[
                 ending = Ending.TALKED_TOO_MUCH if lines.overflowed else ending
                 if ending is not None:
                     _kill(process.pid)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(WATCH_SECONDS)
+            if _ended_within(process.pid, WATCH_SECONDS):
                 break
     finally:
-        _kill(process.pid)
+        _kill(process.pid)  # before it is reaped: its number, and its group's, cannot be another's yet
         process.wait()
         lines.finish()
         errors.finish()
@@ -220,6 +219,16 @@ def _ending_of(code: int, watch: _Watch) -> Ending:
     if -code == signal.SIGKILL and watch.peak > 0.8 * watch.limits.memory:
         return Ending.OUT_OF_MEMORY
     return Ending.CRASHED
+
+
+def _ended_within(child: int, seconds: float) -> bool:
+    """Whether the child has ended, looked at for so long; it is not reaped by this."""
+    until = time.monotonic() + seconds
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _kill(leader: int) -> None:

@@ -156,7 +156,7 @@ def test_a_handler_that_raises_ends_its_task_and_not_its_worker(bench: Bench) ->
 
 
 def test_a_delayed_task_waits(bench: Bench) -> None:
-    bench.add(task("later", delay=3.0), task("now"))
+    bench.add(task("later", delay=2.0), task("now"))
     bench.worker("w")
     bench.wait_noted("w now")
     assert bench.engine.states(["later"]) == {"later": TaskState.QUEUED}

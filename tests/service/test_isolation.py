@@ -123,7 +123,7 @@ ENDINGS = {
 @pytest.mark.parametrize("name", ENDINGS)
 def test_every_excess_has_its_own_ending(tmp_path: Path, name: str) -> None:
     program, ending = ENDINGS[name]
-    ended, _ = run_program(tmp_path, program, Limits(wall=4, memory=200 << 20, disk=64 << 20))
+    ended, _ = run_program(tmp_path, program, Limits(wall=2.5, memory=200 << 20, disk=64 << 20))
     assert ended.ending is ending, ended
 
 
