@@ -78,8 +78,11 @@ def residual() -> ModelProto:
             *HEAD,
         ],
         {
-            **{"w0": weights(16, 8, 3, 3), "w1": weights(16, 16, 3, 3, seed=1), "w2": weights(16, 16, 3, 3, seed=2)},
-            **{"w3": weights(16, 16, 1, 1, seed=3), **{f"b{i}": biases(16, i) for i in range(4)}},
+            "w0": weights(16, 8, 3, 3),
+            "w1": weights(16, 16, 3, 3, seed=1),
+            "w2": weights(16, 16, 3, 3, seed=2),
+            "w3": weights(16, 16, 1, 1, seed=3),
+            **{f"b{i}": biases(16, i) for i in range(4)},
             **head(16),
         },
     )
@@ -97,8 +100,12 @@ def depthwise() -> ModelProto:
             *HEAD,
         ],
         {
-            **{"w0": weights(16, 8, 3, 3), "b0": biases(16), "w1": weights(16, 1, 3, 3), "b1": biases(16, 1)},
-            **{"w2": weights(24, 16, 1, 1), "b2": biases(24)},
+            "w0": weights(16, 8, 3, 3),
+            "b0": biases(16),
+            "w1": weights(16, 1, 3, 3),
+            "b1": biases(16, 1),
+            "w2": weights(24, 16, 1, 1),
+            "b2": biases(24),
             **head(24),
         },
     )
@@ -118,8 +125,12 @@ def shuffled() -> ModelProto:
             *HEAD,
         ],
         {
-            **{"w0": weights(16, 8, 1, 1), "b0": biases(16), "w1": weights(16, 4, 1, 1), "b1": biases(16, 1)},
-            **{"apart": np.array([0, 4, 4, 12, 12]), "together": np.array([0, 16, 12, 12])},
+            "w0": weights(16, 8, 1, 1),
+            "b0": biases(16),
+            "w1": weights(16, 4, 1, 1),
+            "b1": biases(16, 1),
+            "apart": np.array([0, 4, 4, 12, 12]),
+            "together": np.array([0, 16, 12, 12]),
             **head(16),
         },
     )
@@ -139,8 +150,11 @@ def concatenated() -> ModelProto:
             *HEAD,
         ],
         {
-            **{"w0": weights(12, 8, 1, 1), "b0": biases(12), "w1": weights(10, 12, 3, 3)},
-            **{"w2": weights(16, 34, 1, 1), "b2": biases(16)},
+            "w0": weights(12, 8, 1, 1),
+            "b0": biases(12),
+            "w1": weights(10, 12, 3, 3),
+            "w2": weights(16, 34, 1, 1),
+            "b2": biases(16),
             **head(16),
         },
     )
@@ -161,8 +175,12 @@ def parted() -> ModelProto:
             *HEAD,
         ],
         {
-            **{"w0": weights(16, 8, 1, 1), "b0": biases(16), "w1": weights(8, 8, 3, 3)},
-            **{"w2": weights(12, 16, 1, 1), "b2": biases(12), "halves": np.array([8, 8])},
+            "w0": weights(16, 8, 1, 1),
+            "b0": biases(16),
+            "w1": weights(8, 8, 3, 3),
+            "w2": weights(12, 16, 1, 1),
+            "b2": biases(12),
+            "halves": np.array([8, 8]),
             **head(12),
         },
     )
@@ -185,8 +203,14 @@ def gated() -> ModelProto:
             *HEAD,
         ],
         {
-            **{"w0": weights(16, 8, 3, 3), "b0": biases(16), "w1": weights(8, 16, 1, 1), "b1": biases(8)},
-            **{"w2": weights(16, 8, 1, 1), "b2": biases(16, 1), "w3": weights(12, 16, 1, 1), "b3": biases(12)},
+            "w0": weights(16, 8, 3, 3),
+            "b0": biases(16),
+            "w1": weights(8, 16, 1, 1),
+            "b1": biases(8),
+            "w2": weights(16, 8, 1, 1),
+            "b2": biases(16, 1),
+            "w3": weights(12, 16, 1, 1),
+            "b3": biases(12),
             **head(12),
         },
     )
@@ -207,9 +231,14 @@ def transformer() -> ModelProto:
             node("Add", ["inner", "stream"], ["y"]),
         ],
         {
-            **{"w0": weights(16, 24).T.copy(), "b0": biases(16)},
-            **{"gamma": np.exp(biases(16, 3) * 8), "beta": biases(16, 4)},
-            **{"w1": weights(32, 16).T.copy(), "b1": biases(32), "w2": weights(16, 32).T.copy(), "b2": biases(16, 5)},
+            "w0": weights(16, 24).T.copy(),
+            "b0": biases(16),
+            "gamma": np.exp(biases(16, 3) * 8),
+            "beta": biases(16, 4),
+            "w1": weights(32, 16).T.copy(),
+            "b1": biases(32),
+            "w2": weights(16, 32).T.copy(),
+            "b2": biases(16, 5),
         },
         shape=("N", 6, 24),
     )
@@ -226,8 +255,13 @@ def clipped() -> ModelProto:
             *HEAD,
         ],
         {
-            **{"w0": weights(16, 8, 1, 1), "b0": biases(16), "w1": weights(16, 1, 3, 3), "b1": biases(16, 1)},
-            **{"w2": weights(12, 16, 1, 1), "zero": np.float32(0)[...], "six": np.float32(6)[...]},
+            "w0": weights(16, 8, 1, 1),
+            "b0": biases(16),
+            "w1": weights(16, 1, 3, 3),
+            "b1": biases(16, 1),
+            "w2": weights(12, 16, 1, 1),
+            "zero": np.float32(0)[...],
+            "six": np.float32(6)[...],
             **head(12),
         },
     )

@@ -155,7 +155,9 @@ def test_constants_are_not_added_in_integers() -> None:
             node("Conv", ["a", "w1"], ["y"], pads=[1] * 4),
         ],
         {
-            **{"w0": weights(8, 8, 1, 1), "b0": biases(8), "w1": weights(8, 8, 3, 3)},
+            "w0": weights(8, 8, 1, 1),
+            "b0": biases(8),
+            "w1": weights(8, 8, 3, 3),
             "offset": np.random.default_rng(0).standard_normal((1, 1, 12, 12)).astype(np.float32),
         },
     )
