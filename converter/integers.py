@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from onnx import ModelProto
 
 from converter.calibration import SampleReader
@@ -28,9 +29,10 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Integers:
-    """The INT8 model, the quantization section of the report, and how each tensor's range was chosen."""
+    """The INT8 model, the float model whose tensors it rounds, the report's decisions, and how ranges were chosen."""
 
     model: ModelProto
+    float32: ModelProto
     decisions: Quantization
     methods: Mapping[str, str]
     observed: Mapping[str, tuple[float, float]]
@@ -44,7 +46,10 @@ def make_integers(
     if saved is not None and saved.model is not None:
         values = saved.values
         observed = {name: (low, high) for name, (low, high) in values["observed"].items()}
-        return Integers(saved.model, Quantization.model_validate(values["decisions"]), values["methods"], observed)
+        float32 = ModelProto.FromString(saved.arrays["float32"].tobytes())
+        return Integers(
+            saved.model, float32, Quantization.model_validate(values["decisions"]), values["methods"], observed
+        )
     calibration = list(batches(task.plans, samples.calibration, BATCH))
     optimized = optimize(
         task.model,
@@ -63,6 +68,7 @@ def make_integers(
     model = pack(model, four_bits, options.precision is not Precision.W4A4) if four_bits else model
     made = Integers(
         model,
+        optimized.float32,
         _decisions(task, optimized, model, options),
         {name: each.method for name, each in optimized.plan.ranges.items()},
         {name: (each.low, each.high) for name, each in optimized.observed.items()},
@@ -71,7 +77,7 @@ def make_integers(
         Stage.QUANTIZATION,
         Saved(
             {"decisions": made.decisions.model_dump(mode="json"), "methods": made.methods, "observed": made.observed},
-            {},
+            {"float32": np.frombuffer(optimized.float32.SerializeToString(), np.uint8)},
             model,
         ),
     )

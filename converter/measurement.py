@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from onnx import ModelProto
 
 from converter.ablation import contributions
 from converter.errors import VerificationFailed
 from converter.fidelity import measure_fidelity
-from converter.inputs import InputKind, InputPlan
 from converter.integers import Integers
 from converter.kernels import count_kernels
 from converter.latency import measure_latency
 from converter.layers import layer_fidelity
 from converter.options import Options
-from converter.pictures import Preparation
 from converter.prediction import load_measurements, predict
 from converter.report import Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.synthesis import Synthesis, batches
 from converter.task import Task
-from converter.validation import load_validation, measure_validation
+from converter.validation import measure_validation
 
 __all__ = ["Measured", "measure"]
 
@@ -48,39 +45,21 @@ class Measured:
 def measure(original: ModelProto, task: Task, samples: Synthesis, integers: Integers, options: Options) -> Measured:
     """Fidelity on held-out samples, validation, layers, kernels and latency of the INT8 model.
 
-    Raises InvalidOption for validation data that do not fit, VerificationFailed for an INT8 model that does not run.
+    Raises VerificationFailed for an INT8 model that does not run.
     """
     feeds = list(batches(task.plans, samples.held_out, BATCH))
-    float32, int8 = task.model, integers.model
+    int8, data, threads = integers.model, task.validation, options.threads
     try:
-        fidelity = measure_fidelity(
-            original, int8, feeds, samples.distribution, seed=options.seed, threads=options.threads
-        )
+        fidelity = measure_fidelity(original, int8, feeds, samples.distribution, seed=options.seed, threads=threads)
     except RuntimeError as problem:  # onnxruntime's exceptions share no narrower base
         raise VerificationFailed(f"onnxruntime does not run the INT8 model: {problem}") from problem
     single = next(iter(batches(task.plans, samples.held_out, 1)))
     return Measured(
         fidelity,
         predict(fidelity.decisions, load_measurements()),
-        _validated(options.validation, original, task, int8, options),
-        layer_fidelity(float32, int8, feeds[:LAYER_BATCHES], threads=options.threads),
-        count_kernels(float32, int8, options.threads),
-        measure_latency(original, int8, single, threads=options.threads, seconds=LATENCY_SECONDS),
-        contributions(float32, int8, single, seconds=ABLATION_SECONDS, threads=options.threads),
-    )
-
-
-def _validated(
-    path: Path | None, original: ModelProto, task: Task, int8: ModelProto, options: Options
-) -> Validation | None:
-    if path is None:
-        return None
-    pictures = [plan for plan in task.plans if plan.kind is InputKind.PICTURE]
-    data = load_validation(path, original, _preparation(pictures[0]) if pictures else None)
-    return measure_validation(data, original, int8, threads=options.threads, seed=options.seed)
-
-
-def _preparation(plan: InputPlan) -> Preparation:
-    return Preparation(
-        plan.name, plan.shape, plan.channels_last, plan.scaling.scale, plan.scaling.offset, plan.scaling.name
+        None if data is None else measure_validation(data, original, int8, threads=threads, seed=options.seed),
+        layer_fidelity(integers.float32, int8, feeds[:LAYER_BATCHES], threads=threads),
+        count_kernels(task.model, int8, threads),
+        measure_latency(original, int8, single, threads=threads, seconds=LATENCY_SECONDS),
+        contributions(integers.float32, int8, single, seconds=ABLATION_SECONDS, threads=threads),
     )

@@ -32,8 +32,9 @@ JUDGED = 8  # samples whose gradients weigh the damage
 
 @dataclass(frozen=True)
 class Optimized:
-    """The float model with rounded weights and corrected biases, the plan for its integers, and the reasons."""
+    """The equalized float model, the same with rounded weights and corrected biases, the plan, and the reasons."""
 
+    float32: ModelProto
     model: ModelProto
     plan: Plan
     placement: Placement
@@ -53,14 +54,12 @@ def optimize(
     progress: Callable[[float, str], None],
     stated: Mapping[str, Range] = MappingProxyType({}),
 ) -> Optimized:
-    """The plan of the integer model, from batches of calibration inputs; ``stated`` are ranges known without
-    looking.
-    """
+    """The plan of the integer model, from batches of calibration inputs; ``stated`` ranges need no looking."""
     elements = sizes(network, graph, calibration[0])
     everything = place(graph, {})
     shared = quantized_tensors(graph, everything.nodes)
     equalized = None
-    if kinds := _equalized_kinds(options):
+    if kinds := _equalized_kinds(options, graph):
         equalized = equalize(model, network, graph, shared, _first(calibration, EQUALIZED), kinds)
         model = equalized.model
         graph, network = Graph(model), reconstruct(model)
@@ -98,7 +97,9 @@ def optimize(
     plan = Plan(placement.nodes, chosen, correction.grids, options.target)
     steps = _steps_taken(options, equalized, placement, everything, harm, correction)
     steps += widths.steps
-    return Optimized(apply_correction(model, correction), plan, placement, damage, correction, observed, steps, widths)
+    return Optimized(
+        model, apply_correction(model, correction), plan, placement, damage, correction, observed, steps, widths
+    )
 
 
 def _steps_taken(
@@ -187,13 +188,14 @@ def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]
     return found
 
 
-def _equalized_kinds(options: Options) -> frozenset[str]:
-    """Normalizations always, layers only below 8 bits.
+def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
+    """Normalizations wherever there are any, layers only below 8 bits.
 
     At 8 bits equalized layers fill every channel's range up to what the samples showed, and real inputs show more: it
     cost 3 points of agreement on SqueezeNet, while normalizations gain 8 points on ViT (tests/bench/RESULTS.md).
     """
-    kinds = frozenset[str]() if Step.MIGRATION in options.skip else NORMALIZATIONS
+    scaled = any(node.op_type in ("LayerNormalization", "Mul") for node in graph.nodes)
+    kinds = NORMALIZATIONS if scaled and Step.MIGRATION not in options.skip else frozenset[str]()
     return (
         kinds | LAYERS if options.precision is not Precision.INT8 and Step.EQUALIZATION not in options.skip else kinds
     )

@@ -11,14 +11,16 @@ from onnx import ModelProto
 
 from converter.fidelity import ClassOutput, class_output
 from converter.graph import Graph
-from converter.inputs import InputPlan, assemble, batch_limit, describe_inputs, draw
+from converter.inputs import InputKind, InputPlan, assemble, batch_limit, describe_inputs, draw
 from converter.normalization import BatchNormStatistics, Normalized
 from converter.normalization.equivalence import verify_equivalence
 from converter.optimization import sizes
 from converter.options import Options
+from converter.pictures import Preparation
 from converter.placement import multiply_adds
 from converter.reconstruction import Reconstruction
 from converter.scaling import settle_scalings
+from converter.validation import ValidationData, load_validation
 
 __all__ = ["Task", "describe_task"]
 
@@ -36,12 +38,13 @@ class Task:
     logits: str | None  # the class scores before any softmax
     multiply_adds: int
     rewriting_error: float
+    validation: ValidationData | None
 
 
 def describe_task(original: ModelProto, normalized: Normalized, network: Reconstruction, options: Options) -> Task:
     """The task, with the rewritten float model checked against the original on samples from the priors.
 
-    Raises InvalidOption for input specifications that do not fit and VerificationFailed where rewriting changed the
+    Raises InvalidOption for input specifications or validation data that do not fit and VerificationFailed where rewriting changed the
     function.
     """
     graph = Graph(normalized.model)
@@ -54,7 +57,16 @@ def describe_task(original: ModelProto, normalized: Normalized, network: Reconst
     macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
     classes = class_output(graph)
     return Task(
-        normalized.model, graph, network, plans, normalized.batch_norms, classes, _logits(graph, classes), macs, error
+        normalized.model,
+        graph,
+        network,
+        plans,
+        normalized.batch_norms,
+        classes,
+        _logits(graph, classes),
+        macs,
+        error,
+        _validation(original, plans, options),
     )
 
 
@@ -63,3 +75,17 @@ def _logits(graph: Graph, classes: ClassOutput | None) -> str | None:
         return None
     node = graph.producer(classes.name)
     return node.input[0] if node is not None and node.op_type in ("Softmax", "LogSoftmax") else classes.name
+
+
+def _validation(model: ModelProto, plans: tuple[InputPlan, ...], options: Options) -> ValidationData | None:
+    """The owner's data, known to fit before any work is spent; raises InvalidOption."""
+    if options.validation is None:
+        return None
+    pictures = [plan for plan in plans if plan.kind is InputKind.PICTURE]
+    preparation = None
+    if pictures:
+        plan, scaling = pictures[0], pictures[0].scaling
+        preparation = Preparation(
+            plan.name, plan.shape, plan.channels_last, scaling.scale, scaling.offset, scaling.name
+        )
+    return load_validation(options.validation, model, preparation)
