@@ -96,7 +96,7 @@ class Conversions:
         except Superseded:
             log.info("job is not ours any more")
             with contextlib.suppress(GivenUp):  # what is left is swept once a day
-                self._patience(self._drop_checkpoints, job_id)
+                self._patience(self._let_go, job_id)
         except GivenUp:
             with contextlib.suppress(sa.exc.SQLAlchemyError):  # without a database others will find our lock free
                 self._attempts.jobs.engine.requeue(job_id, Kind.CONVERSION)
@@ -244,6 +244,13 @@ class Conversions:
         limits = self._limits
         message = sentence.format(wall=limits.wall, memory=limits.memory / gib, disk=limits.disk / gib, signal=name)
         return {"kind": kind, "message": message}
+
+    def _let_go(self, job_id: str) -> None:
+        """Our attempt at a job that was taken over is no strike, for we are alive; other jobs need no checkpoints."""
+        job = self._attempts.jobs.get(job_id, None)
+        if job is not None and not job.status.is_final:
+            self._attempts.forgive(job_id)
+        self._drop_checkpoints(job_id)
 
     def _drop_checkpoints(self, job_id: str) -> None:
         """A job that is final or gone has no checkpoints; one that another worker took over keeps them."""

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
+from service import database as tables
 from service.attempts import Attempts
+from service.engine import Kind
 from service.records import JobStatus, NewJob
 from tests.service.conftest import Starter
 from tests.service.harness import Cluster, Service, kill_tree, wait_until
@@ -225,6 +228,21 @@ def test_a_row_the_engine_lost_is_queued_again(start: Starter) -> None:
     assert attempts.reconcile() == 0
     service.worker()
     assert service.wait_final(job).status is JobStatus.SUCCEEDED
+
+
+def test_a_living_worker_that_was_declared_dead_lets_go_and_may_take_the_job_again(start: Starter) -> None:
+    service = start()
+    service.worker()
+    job = service.submit(stages=["synthesis", "optimization"], hold="synthesis")
+    service.wait_event(job, "checkpoint")
+    (task,) = service.jobs.engine.running()
+    Attempts(service.jobs, "another", 3).worker_died(job.id, task.worker)
+    service.jobs.engine.requeue(job.id, Kind.CONVERSION)
+    final = service.wait_final(job)
+    assert final.status is JobStatus.SUCCEEDED
+    assert [event.data["resumed"] for event in service.events(job, "started")] == [[], ["synthesis"]]
+    with service.jobs.database.reading() as connection:
+        assert connection.execute(sa.select(tables.jobs.c.strikes)).scalar() == 1
 
 
 @pytest.mark.postgres
