@@ -146,7 +146,7 @@ class Observer:
 
 def tensors(feeds: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     """The feeds as torch tensors that share their memory where numpy allows it."""
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()}
+    return {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in feeds.items()}
 
 
 def observe(

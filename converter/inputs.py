@@ -384,5 +384,5 @@ def assemble(plans: Sequence[InputPlan], raw: Mapping[str, NDArray[Any]], part: 
             samples = samples[0]
         elif plan.batch_axis > 0:
             samples = np.moveaxis(samples, 0, plan.batch_axis)
-        feeds[plan.name] = np.ascontiguousarray(samples, plan.dtype)
+        feeds[plan.name] = np.asarray(samples, plan.dtype, order="C")  # keeps scalars scalars
     return feeds
