@@ -19,6 +19,10 @@ def _default_data_dir() -> Path:
     return Path(base) / "zsq"
 
 
+def _default_memory_limit() -> int:
+    return min(8 * GIB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4)
+
+
 def _default_database_url(fields: dict[str, Any]) -> str:
     return f"sqlite:///{fields['data_dir']}/zsq.sqlite3"
 
@@ -51,7 +55,8 @@ class Settings(BaseSettings):
     worker_grace: float = Field(default=30.0, ge=0)
     """How long a worker that was asked to end lets running jobs finish before it hands them back."""
     job_time_limit: PositiveFloat = 3600.0
-    job_memory_limit: PositiveInt = 8 * GIB
+    job_memory_limit: PositiveInt = Field(default_factory=_default_memory_limit)
+    """8 GiB, or three quarters of the machine's memory if that is less."""
     job_disk_limit: PositiveInt = 8 * GIB
     job_threads: PositiveInt = 1
     job_device: Literal["cpu", "cuda"] = "cpu"
