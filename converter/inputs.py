@@ -336,7 +336,7 @@ def _stated(plan: InputPlan, spec: InputSpec) -> InputPlan:
 def draw(plan: InputPlan, count: int, generator: np.random.Generator, *, noise: bool = False) -> NDArray[Any]:
     """``count`` raw samples [count, *shape] of one input; the network wants them through ``plan.prepare``.
 
-    With ``noise``, float inputs are N(0, 1) already prepared: the honest baseline, ignorant of everything.
+    With ``noise``, float inputs are what ``plan.prepare`` makes N(0, 1): the honest baseline, ignorant of everything.
     """
     match plan.kind:
         case InputKind.PICTURE if not noise:
@@ -353,7 +353,8 @@ def draw(plan: InputPlan, count: int, generator: np.random.Generator, *, noise: 
             return np.full((count, *plan.shape), plan.value, plan.dtype)
         case InputKind.STATE:
             return np.zeros((count, *plan.shape), plan.dtype)
-    return draw_noise(count, plan.shape, generator)
+    scale, offset = plan.affine(0, count)
+    return np.asarray((draw_noise(count, plan.shape, generator) - offset) / scale, np.float32)
 
 
 def picture_bounds(plan: InputPlan) -> tuple[float, float] | None:
