@@ -99,7 +99,7 @@ def _fuzz(api: Api, folder: Path, examples: int, seed: int) -> str:
     operations = sum(map(len, document["paths"].values()))
     finished = api.wait_final(api.submit(told()).json()["id"])
     assert finished["status"] == "succeeded", json.dumps(finished["error"])
-    each = -(-examples // operations)
+    each = -(-3 * examples // (2 * operations))  # operations without parameters are soon exhausted
     configuration = CONFIGURATION.format(seed=seed, examples=each)
     known = configuration + KNOWN_CONVERSION.format(finished=finished["id"])
     return _run(api, folder, known, "examples,coverage,fuzzing") + _run(api, folder, configuration, "stateful")
