@@ -21,7 +21,7 @@ import structlog
 from service import isolation
 from service.attempts import Attempt, Attempts, Superseded
 from service.engine import Kind
-from service.isolation import Child, Ending, Exit, Limits, Unpacking
+from service.isolation import Child, Ending, Exit, Limits
 from service.outputs import BadOutput, opened, read_report
 from service.patience import GivenUp, Patience, is_passing
 from service.relay import Relay
@@ -188,15 +188,8 @@ class Conversions:
         checkpoints = work / "checkpoints"
         for place in (inputs, work, checkpoints):
             place.mkdir()
-        name = _file_name(job.model_name)
-        model = (work / "model" if job.archive else inputs) / f"{name}.onnx"
-        unpacking = None
-        source = model
-        if job.archive:
-            source = inputs / "model.zip"
-            unpacking = Unpacking(source, model, 4 * self._settings.max_upload_bytes)
-            model.parent.mkdir()
-        self._patience(self._fetch, job.model_key, source)
+        model = inputs / f"{_file_name(job.model_name)}.{'zip' if job.archive else 'onnx'}"
+        self._patience(self._fetch, job.model_key, model)
         for files in attempt.checkpoints.values():
             with contextlib.suppress(Missing):  # then the child does that stage again
                 for file_name, key in files.items():
@@ -209,7 +202,7 @@ class Conversions:
             "--html", str(work / HTML), "--json", "--options", str(inputs / "options.json"),
             "--checkpoints", str(checkpoints),
         ]  # fmt: skip
-        return Child([*self._command, *arguments], work, self._limits, readable=[inputs], unpacking=unpacking)
+        return Child([*self._command, *arguments], work, self._limits, readable=[inputs])
 
     def _fetch(self, key: str, path: Path) -> None:
         path.unlink(missing_ok=True)  # what an interrupted try left

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import psutil
 
-__all__ = ["Child", "Ending", "Exit", "Level", "Limits", "Unpacking", "achievable_level", "run"]
+__all__ = ["Child", "Ending", "Exit", "Level", "Limits", "achievable_level", "run"]
 
 LINE_LIMIT = 64 << 10
 OUTPUT_LIMIT = 64 << 20  # bytes in all; an hour of progress is a fifth of it
@@ -101,15 +101,6 @@ class Exit:
     errors: str  # the end of what it wrote to standard error: for the log, never for its owner
 
 
-@dataclass(frozen=True)
-class Unpacking:
-    """An archive that the child itself, already confined, turns into ``model`` before it begins."""
-
-    source: Path
-    model: Path
-    limit: int
-
-
 @dataclass
 class Child:
     """What to run: a module or .py file with its arguments, in ``folder``, the only place it may write."""
@@ -118,7 +109,6 @@ class Child:
     folder: Path
     limits: Limits
     readable: Sequence[Path] = ()
-    unpacking: Unpacking | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -185,10 +175,6 @@ def _specification(child: Child) -> dict[str, Any]:
     }
     if child.command[0].endswith(".py"):
         specification["readable"].append(str(Path(child.command[0]).parent))
-    if child.unpacking is not None:
-        unpacking = child.unpacking
-        specification |= {"unpack": str(unpacking.source), "model": str(unpacking.model)}
-        specification["unpack_limit"] = unpacking.limit
     return specification
 
 

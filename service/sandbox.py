@@ -13,12 +13,11 @@ import runpy
 import signal
 import sys
 import sysconfig
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from service import archive, landlock, seccomp
+from service import landlock, seccomp
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 38, 24
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS = 0x10000000, 0x40000000, 0x08000000, 0x04000000
@@ -60,8 +59,6 @@ def main(arguments: list[str]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the worker's own mask, inherited
     level = confine(specification)
     print(json.dumps({"event": "sandbox", **level}), flush=True)
-    if specification.get("unpack") is not None:
-        _unpack(Path(specification["unpack"]), Path(specification["model"]), specification["unpack_limit"])
     sys.argv = arguments[1:]
     if arguments[1].endswith(".py"):
         runpy.run_path(arguments[1], run_name="__main__")
@@ -126,16 +123,6 @@ def _drop_capabilities() -> None:
     """The effective, permitted and inheritable sets are empty; without privileges they are already."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     _libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
-
-
-def _unpack(source: Path, model: Path, limit: int) -> None:
-    """The archive's only .onnx lies at ``model`` with its external data beside it; ends the process if refused."""
-    try:
-        archive.unpack(source, model, limit)
-    except (archive.BadArchive, zipfile.BadZipFile, NotImplementedError, RuntimeError) as problem:
-        message = f"The archive cannot be used: {problem}"
-        print(json.dumps({"event": "error", "kind": "InvalidModel", "message": message}), flush=True)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
+import onnx
 import psutil
 import pytest
 import sqlalchemy as sa
+from onnx import TensorProto, helper, numpy_helper
 
 from service import database as tables
 from service.attempts import Attempts
@@ -168,23 +172,27 @@ def test_a_full_disk_interrupts_and_does_not_fail(start: Starter) -> None:
     assert not service.job(job).status.is_final
 
 
-def test_an_archive_is_unpacked_by_the_child_itself(start: Starter) -> None:
-    import zipfile
-
+def test_an_archive_with_external_data_is_converted(start: Starter) -> None:
     service = start()
-    service.worker()
-    outcomes = {}
-    for name, member in (("good", "net/model.onnx"), ("bad", "../model.onnx")):
-        path = service.folder / f"{name}.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(member, '{"stages": []}')
-        stored = service.jobs.artefacts.put_file(path)
-        new = NewJob(owner="local", model=stored, model_name=path.name, archive=True)
-        outcomes[name] = service.wait_final(service.jobs.submit(new))
-    assert outcomes["good"].status is JobStatus.SUCCEEDED
-    assert outcomes["bad"].error is not None
-    assert outcomes["bad"].error["kind"] == "InvalidModel"
-    assert "outside" in outcomes["bad"].error["message"]
+    service.worker(command=())
+    weight = numpy_helper.from_array(np.linspace(-1, 1, 8 * 3 * 9, dtype=np.float32).reshape(8, 3, 3, 3), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 6, 6])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, service.folder / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    with zipfile.ZipFile(service.folder / "net.zip", "w") as archive:
+        for name in ("net.onnx", "w.bin"):
+            archive.write(service.folder / name, f"folder/{name}")
+    stored = service.jobs.artefacts.put_file(service.folder / "net.zip")
+    options = {"samples": 8, "time_budget": 1, "validation": "/etc/passwd"}
+    new = NewJob(owner="local", model=stored, model_name="net.zip", archive=True, options=options)
+    final = service.wait_final(service.jobs.submit(new), 120)
+    assert final.status is JobStatus.SUCCEEDED, final.error
 
 
 def test_a_worker_of_several_conversions_runs_them_at_once(start: Starter) -> None:
