@@ -160,10 +160,13 @@ def run(child: Child, heard: Callable[[dict[str, Any]], None], wanted: Callable[
 
 
 def achievable_level(folder: Path) -> Level:
-    """The level that a child really reached here just now."""
+    """The level that a child really reached here just now; raises RuntimeError if children cannot run here at all."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         limits = Limits(wall=30, memory=1 << 30, disk=1 << 20)
-        return run(Child(["this"], Path(scratch), limits), lambda line: None, lambda: True).level
+        ended = run(Child(["this"], Path(scratch), limits), lambda line: None, lambda: True)  # a module without effect
+    if ended.ending is not Ending.EXITED or ended.code != 0:
+        raise RuntimeError(f"A confined child does not run here ({ended.ending}, {ended.code}): {ended.errors[-2000:]}")
+    return ended.level
 
 
 def _specification(child: Child) -> dict[str, Any]:
