@@ -293,7 +293,7 @@ async function remove(id, name) {
 
 // --- one conversion --------------------------------------------------------------------------------------------------
 
-let shown = null, events = null, ends = null;
+let shown = null, events = null, glancing = 0, ends = null;
 
 function show(conversion) {
   shown = conversion;
@@ -366,9 +366,8 @@ function watch(id) {
     const news = JSON.parse(data);
     if (FINAL.includes(news.status)) {
       leave();
-      show(await call(api(id)));
-      announce(`${shown.model.name}: ${news.status}.`);
-      return;
+      await look(id);
+      return announce(`${shown?.model.name}: ${news.status}.`);
     }
     if (news.stage && news.stage !== shown.stage) announce(`${shown.model.name}: ${news.stage}.`);
     const { stage, progress, message, seconds_left, status, attempt, at } = { ...shown, seconds_left: null, ...news };
@@ -378,9 +377,31 @@ function watch(id) {
 }
 
 function leave() {
+  clearTimeout(glancing);
   events?.close();
   events = null;
 }
+
+async function look(id) {
+  try {
+    const conversion = await call(api(id));
+    if (shown?.id === id) show(conversion);
+  } catch (refusal) {
+    if (refusal.status === 404) route();
+    else glancing = setTimeout(look, LOOK_AGAIN, id);
+  }
+}
+
+document.addEventListener("visibilitychange", async () => {
+  if (!shown || FINAL.includes(shown.status)) return;
+  if (!document.hidden) return route();
+  leave(); // a browser allows six connections to one service: a tab that nobody sees only glances now and then
+  const glance = async (id) => {
+    await look(id);
+    if (document.hidden && shown?.id === id && !FINAL.includes(shown.status)) glancing = setTimeout(glance, 3 * LOOK_AGAIN, id);
+  };
+  glancing = setTimeout(glance, 3 * LOOK_AGAIN, shown.id);
+});
 
 $("cancel").addEventListener("click", () => cancel(shown.id, shown.model.name));
 $("delete").addEventListener("click", () => remove(shown.id, shown.model.name));
