@@ -10,14 +10,15 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
+from converter.blocks import affordable_steps, reconstruct_blocks
 from converter.calibration import Observer, RangeRule, observe, tensors
 from converter.correction import Correction, Settings, apply_correction, correct
 from converter.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
 from converter.graph import Graph, attribute
 from converter.inputs import Feeds
 from converter.mixed import Widths, coarse_activations, settle_widths
-from converter.options import Options, Precision, Step
-from converter.placement import Placement, place, quantized_tensors
+from converter.options import Method, Options, Precision, Step
+from converter.placement import Placement, multiply_adds, place, quantized_tensors
 from converter.precision import choose_precision
 from converter.quantization import Plan, Range
 from converter.reconstruction import Reconstruction, reconstruct
@@ -27,6 +28,7 @@ from converter.sensitivity import measure_damage
 __all__ = ["Optimized", "optimize", "sizes"]
 
 EQUALIZED = 32  # samples that tell each channel's range
+BLOCKS_SHARE = 0.4  # of the time budget that GENIE-M may take
 JUDGED = 8  # samples whose gradients weigh the damage
 
 
@@ -85,15 +87,20 @@ def optimize(
     batches = [tensors(feeds) for feeds in calibration]
     widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
     progress(0.6, "bits of the weights settled")
-    correction = correct(
-        network,
-        graph,
-        placement.nodes,
-        chosen,
-        batches,
-        replace(settings, bits=widths.bits),
-        lambda share: progress(0.6 + 0.4 * share, "weights rounded and biases corrected"),
-    )
+    settings = replace(settings, bits=widths.bits)
+
+    def advance(share: float) -> None:
+        progress(0.6 + 0.4 * share, "weights rounded and biases corrected")
+
+    if options.method is Method.GENIE and settings.compensate:
+        macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
+        size = max(len(value) if value.dim() else 1 for value in batches[0].values())
+        rounds = affordable_steps(macs, size, options.time_budget * BLOCKS_SHARE)
+        correction = reconstruct_blocks(
+            network, graph, placement.nodes, chosen, batches, settings.bits, rounds, options.seed, advance
+        )
+    else:
+        correction = correct(network, graph, placement.nodes, chosen, batches, settings, advance)
     plan = Plan(placement.nodes, chosen, correction.grids, options.target)
     steps = _steps_taken(options, equalized, placement, everything, harm, correction)
     steps += widths.steps

@@ -20,9 +20,10 @@ from converter.calibration import tensors
 from converter.inputs import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw
 from converter.synthesis.problem import Problem
 
-__all__ = ["Canvas", "batch_size", "canvases", "join"]
+__all__ = ["Canvas", "batch_size", "canvases", "join", "mean_curve", "settle_effort"]
 
 MEAN, DEVIATION = 0.45, 0.25  # of photographs in [0, 1]; ImageNet's are 0.449 and 0.226
+ENOUGH = 200  # steps, which are worth more than further samples
 GRAPH_BYTES = 1 << 30  # that the activations of one batch may take while gradients flow
 
 Free = dict[str, Tensor]
@@ -96,6 +97,22 @@ def batch_size(problem: Problem, wanted: int) -> int:
     if limit == 1 and all(plan.batch_axis is not None for plan in problem.plans):
         limit = wanted  # a graph for single samples takes batches in torch
     return int(max(min(wanted, fitting, limit), 1))
+
+
+def settle_effort(problem: Problem, count: int, steps: int, batch: int) -> tuple[int, int]:
+    """How many samples and steps fit the time: fewer samples, but one batch, where steps would be too few."""
+    affordable = problem.affordable_steps(steps, count)
+    if affordable >= min(ENOUGH, steps):
+        return count, affordable
+    share = affordable / min(ENOUGH, steps)
+    fewer = min(count, max(round(count * share), batch))
+    return fewer, problem.affordable_steps(steps, fewer)
+
+
+def mean_curve(curves: list[list[float]]) -> tuple[float, ...]:
+    """The mean loss of the batches that came so far, step by step."""
+    longest = max(map(len, curves), default=0)
+    return tuple(float(np.mean([each[step] for each in curves if step < len(each)])) for step in range(longest))
 
 
 def join(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

@@ -23,12 +23,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from converter.graph import Graph, attribute
-from converter.synthesis.canvas import Canvas, canvases, join
+from converter.synthesis.canvas import Canvas, canvases, join, mean_curve, settle_effort
 from converter.synthesis.generators import LATENT, new_generators
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, find_targets, normalized_distance
@@ -52,16 +51,17 @@ def synthesize_genie(problem: Problem, count: int, seed: int, steps: int) -> Sam
     if not batches[0].plans:
         return Samples(join([canvas.raw({}) for canvas in batches]), (), "drawn from the prior: no input to generate")
     cost = problem.multiply_adds + new_generators(batches[0].plans, seed).multiply_adds
-    steps = replace(problem, multiply_adds=cost).affordable_steps(steps, count)
+    count, steps = settle_effort(replace(problem, multiply_adds=cost), count, steps, BATCH)
+    batches = canvases(problem, count, BATCH, seed)
     parts, curves = [], []
     for index, canvas in enumerate(batches):
         share = (index / len(batches), (index + 1) / len(batches))
         free, curve = _train(problem, canvas, targets, steps, seed + index, share)
         parts.append(canvas.raw(free))
         curves.append(curve)
-    loss = tuple(float(np.mean(each)) for each in zip(*curves, strict=False))
     source = targets[0].source if targets else "no layer"
-    return Samples(join(parts), loss, f"{count} samples of generators trained towards statistics by {source} (GENIE-D)")
+    words = f"{count} samples of generators trained towards statistics by {source} (GENIE-D)"
+    return Samples(join(parts), mean_curve(curves), words)
 
 
 def _train(

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from converter.graph import Graph
 from converter.placement import weight_of
-from converter.synthesis.canvas import canvases, join
+from converter.synthesis.canvas import canvases, join, mean_curve, settle_effort
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, measured, normalized_distance, propagated_targets
 from converter.synthesis.zeroq import BATCH, RATE, adjust, image_targets
@@ -47,7 +47,7 @@ class Rule(StrEnum):
 
 def synthesize_gzsq(problem: Problem, count: int, seed: int, steps: int, rule: Rule = Rule.PROPAGATION) -> Samples:
     """Samples distilled from noise towards statistics that the weights alone tell."""
-    steps = problem.affordable_steps(steps, count)
+    count, steps = settle_effort(problem, count, steps, BATCH)
     targets = additive_targets(problem.graph) if rule is Rule.ADDITIVE else propagated_targets(problem, seed)
     distance = z_score if rule is Rule.ADDITIVE else normalized_distance
     generator = torch.Generator().manual_seed(seed)
@@ -68,10 +68,8 @@ def synthesize_gzsq(problem: Problem, count: int, seed: int, steps: int, rule: R
             )
         )
         parts.append(canvas.raw(free))
-    loss = tuple(float(np.mean(each)) for each in zip(*curves, strict=False))
-    return Samples(
-        join(parts), loss, f"{count} samples distilled from noise towards statistics of the weights ({rule})"
-    )
+    words = f"{count} samples distilled from noise towards statistics of the weights ({rule})"
+    return Samples(join(parts), mean_curve(curves), words)
 
 
 def z_score(values: Mapping[str, Tensor], targets: Sequence[Target]) -> Tensor:
