@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ def weights(*shape: int, seed: int = 0) -> Array:
     generator = np.random.default_rng([seed, *shape])
     fan = max(int(np.prod(shape[1:])), 1)
     spread = np.exp(generator.normal(0, 1, shape[0])).reshape(-1, *[1] * (len(shape) - 1))
-    return (generator.standard_normal(shape) * spread / np.sqrt(fan)).astype(np.float32)
+    return np.asarray(generator.standard_normal(shape) * spread / np.sqrt(fan), np.float32)
 
 
 def biases(channels: int, seed: int = 0) -> Array:
@@ -33,7 +34,7 @@ def biases(channels: int, seed: int = 0) -> Array:
 
 def model_of(
     nodes: Iterable[NodeProto],
-    constants: dict[str, NDArray[np.generic]],
+    constants: Mapping[str, NDArray[Any]],
     shape: tuple[int | str, ...] = ("N", 8, 12, 12),
     outputs: Iterable[str] = ("y",),
     opset: int = 17,
@@ -57,7 +58,7 @@ HEAD = [
 ]
 
 
-def head(channels: int) -> dict[str, NDArray[np.generic]]:
+def head(channels: int) -> dict[str, NDArray[Any]]:
     return {"wh": weights(5, channels, seed=9), "bh": biases(5)}
 
 
@@ -260,8 +261,8 @@ def clipped() -> ModelProto:
             "w1": weights(16, 1, 3, 3),
             "b1": biases(16, 1),
             "w2": weights(12, 16, 1, 1),
-            "zero": np.float32(0)[...],
-            "six": np.float32(6)[...],
+            "zero": np.array(0, np.float32),
+            "six": np.array(6, np.float32),
             **head(12),
         },
     )

@@ -123,7 +123,7 @@ def test_all_tensors_are_observed_over_all_batches() -> None:
 
 
 def test_a_reader_yields_every_sample_and_starts_over() -> None:
-    samples = {"x": np.arange(20, dtype=np.float32)[:, None], "rate": np.int64(16_000)[...]}
+    samples = {"x": np.arange(20, dtype=np.float32)[:, None], "rate": np.array(16_000)}
     reader = SampleReader(samples, ["x"], 8)
     for _ in range(2):
         feeds = [each for each in reader]  # noqa: C416  (list() asks for a length, which readers have not)

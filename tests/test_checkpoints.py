@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from converter.checkpoints import Checkpoints, Saved
 from converter.progress import Stage
 from tests.networks import residual
 
-ARRAYS = {"calibration/x": np.arange(6, dtype=np.float32).reshape(2, 3), "held_out/x": np.zeros((0, 3), np.int64)}
+ARRAYS: dict[str, NDArray[Any]] = {
+    "calibration/x": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "held_out/x": np.zeros((0, 3), np.int64),
+}
 
 
 def saved() -> Saved:

@@ -8,7 +8,7 @@ import torch
 from onnx import ModelProto
 
 from converter.calibration import observe
-from converter.equalization import Equalization, equalize
+from converter.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
 from converter.graph import Graph
 from converter.placement import place, quantized_tensors
 from converter.reconstruction import reconstruct
@@ -29,9 +29,9 @@ from tests.networks import (
 )
 
 
-def equalized(given: Prepared) -> Equalization:
+def equalized(given: Prepared, kinds: frozenset[str] = LAYERS | NORMALIZATIONS) -> Equalization:
     rounded = quantized_tensors(given.graph, place(given.graph, {}).nodes)
-    return equalize(given.model, given.network, given.graph, rounded, given.batches)
+    return equalize(given.model, given.network, given.graph, rounded, given.batches, kinds)
 
 
 def changed(given: ModelProto, made: ModelProto) -> set[str]:
@@ -140,8 +140,12 @@ def test_shapes_computed_in_the_graph_do_not_stop_it() -> None:
             node("Conv", ["q", "w1"], ["y"]),
         ],
         {
-            **{"w0": weights(16, 8, 1, 1), "b0": biases(16), "w1": weights(4, 16, 1, 1), "zero": np.array([0])},
-            **{"rest": np.array([2, 8, 12, 12]), "back": np.array([-1, 16, 12, 12])},
+            "w0": weights(16, 8, 1, 1),
+            "b0": biases(16),
+            "w1": weights(4, 16, 1, 1),
+            "zero": np.array([0]),
+            "rest": np.array([2, 8, 12, 12]),
+            "back": np.array([-1, 16, 12, 12]),
         },
     )
     given = prepare(model)
@@ -152,6 +156,15 @@ def test_normalizations_hand_their_difficulty_to_the_next_product() -> None:
     given = prepare(transformer())
     made = equalized(given)
     assert {"gamma", "w1"} <= changed(given.model, made.model)
+
+
+def test_only_the_makers_of_channels_that_were_asked_for_are_scaled() -> None:
+    given = prepare(transformer())
+    assert changed(given.model, equalized(given, NORMALIZATIONS).model) == {"gamma", "beta", "w1"}
+    assert "gamma" not in changed(given.model, equalized(given, LAYERS).model)
+    assert changed(given.model, equalized(given, frozenset()).model) == set()
+    made = equalized(given, NORMALIZATIONS).model
+    assert difference(run(given.model, given.batches[0]), run(made, given.batches[0])) < 1e-5
 
 
 def test_ranges_of_the_equalized_model_are_no_wider() -> None:

@@ -26,7 +26,7 @@ def converted(digits: Digits) -> Result:
 
 
 def content(result: Result) -> bytes:
-    return result.model.SerializeToString(deterministic=True)
+    return bytes(result.model.SerializeToString(deterministic=True))
 
 
 def test_digits_are_recognised_as_before(digits: Digits, converted: Result) -> None:
@@ -71,8 +71,8 @@ def test_the_report_has_every_section(digits: Digits, converted: Result) -> None
     assert report.kernels
     assert report.latency is not None
     assert report.size.int8_bytes == converted.model.ByteSize()
-    assert report.size.ratio > 2
-    assert set(report.timings.stages) == {str(stage) for stage in Stage} - {"quantization"}
+    assert 2 * report.size.int8_bytes < report.size.float32_bytes
+    assert set(report.timings.stages) == {str(stage) for stage in Stage} - {"quantization", "report"}
     assert report.model.rewriting_error < 1e-4
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from converter.priors import draw_features, draw_noise, draw_pictures, draw_signals, draw_tokens
+from converter.priors import Array, draw_features, draw_noise, draw_pictures, draw_signals, draw_tokens
 
 
 def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def exponent(pictures: np.ndarray) -> float:
+def exponent(pictures: Array) -> float:
     """How fast the amplitude spectrum falls: the slope of its logarithm over the logarithm of the frequency."""
     size = pictures.shape[-1]
     spectrum = np.abs(np.fft.fft2(pictures)).mean((0, 1))
@@ -60,7 +61,8 @@ def test_signals_are_loud_and_quiet_without_a_mean() -> None:
     levels = signals.std((1, 2))
     assert levels.max() / levels.min() > 4
     assert np.abs(signals.mean((1, 2)) / levels).max() < 0.5
-    low, high = (np.abs(np.fft.rfft(signals))[..., part].mean() for part in (slice(1, 50), slice(1000, 2000)))
+    spectrum: NDArray[np.float64] = np.asarray(np.abs(np.fft.rfft(signals)))
+    low, high = (spectrum[..., part].mean() for part in (slice(1, 50), slice(1000, 2000)))
     assert low > 3 * high
 
 
@@ -89,7 +91,7 @@ def test_tokens_are_valid_and_half_of_them_skewed() -> None:
     assert tokens.min() >= 10
     assert tokens.max() < 1000
 
-    def repeats(sample: np.ndarray) -> int:
+    def repeats(sample: NDArray[np.int64]) -> int:
         return int(np.unique(sample, return_counts=True)[1].max())
 
     assert np.mean([repeats(each) for each in tokens[::2]]) > 2 * np.mean([repeats(each) for each in tokens[1::2]])
