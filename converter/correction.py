@@ -16,6 +16,7 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
+from converter.fitting import Inputs, fit
 from converter.graph import Array, Graph, attribute, captures
 from converter.placement import weight_of
 from converter.quantization import Range, WeightGrid
@@ -169,7 +170,10 @@ def _correct_layer(
     scale = max_scale(rows, bits) if bits == 8 else mse_scale(rows, bits)
     scale = _roomy(scale, node, graph, streams)
     plain = nearest(rows, scale, bits)
-    rounded = _round_rows(node, weight, rows, scale, bits, streams, settings)
+    if settings.compensate and bits < 8 and rows.shape[1] <= WIDEST:
+        scale, rounded = _fit_rows(node, weight, rows, scale, bits, streams, graph)
+    else:
+        rounded = _round_rows(node, weight, rows, scale, bits, streams, settings)
 
     def shaped(values: Tensor) -> Tensor:
         return values.reshape(weight.movedim(axis, 0).shape).movedim(0, axis).contiguous()
@@ -240,6 +244,30 @@ def _round_rows(
     if not bool(torch.isfinite(mean).all()) or float(mean.abs().max()) == 0.0:
         return nearest(rows, scale, bits)
     return compensate(rows, scale, mean, bits)
+
+
+def _fit_rows(
+    node: NodeProto,
+    weight: Tensor,
+    rows: Tensor,
+    scale: Tensor,
+    bits: int,
+    streams: Sequence[_Stream],
+    graph: Graph,
+) -> tuple[Tensor, Tensor]:
+    """Steps and weights on few bits that miss the float network's outputs least."""
+    groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
+    inputs = Inputs.empty(groups, rows.shape[1])
+    wanted = max(COLUMNS_A_WEIGHT * rows.shape[1], LEAST_COLUMNS) // max(len(streams), 1)
+    for stream in streams:
+        exact, rounded = (
+            _columns(node, values[node.input[0]], weight, groups) for values in (stream.exact, stream.rounded)
+        )
+        stride = max(exact.shape[2] // max(wanted, 1), 1)
+        inputs.add(exact[:, :, ::stride], rounded[:, :, ::stride])
+    if not inputs.usable:
+        return scale, nearest(rows, scale, bits)
+    return fit(rows, inputs, bits, _roomy(torch.zeros_like(scale), node, graph, streams))
 
 
 def _columns(node: NodeProto, x: Tensor, weight: Tensor, groups: int) -> Tensor:
