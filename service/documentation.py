@@ -40,6 +40,7 @@ def complete(app: FastAPI, secured: bool) -> None:
                 schemas.setdefault(name, schema)
             for unused in ("HTTPValidationError", "ValidationError"):  # ours are problems
                 schemas.pop(unused, None)
+            schemas["Conversion"]["properties"]["options"] = {"$ref": "#/components/schemas/ConversionOptions"}
             for item in document["paths"].values():
                 for operation in item.values():
                     _tidy(operation, secured)
@@ -53,8 +54,11 @@ def _tidy(operation: dict[str, Any], secured: bool) -> None:
     if not secured:
         operation.pop("security", None)
     for answer in operation["responses"].values():
-        if "application/problem+json" in answer.get("content", {}):
-            answer["content"].pop("application/json", None)
+        content = answer.get("content", {})
+        if "application/problem+json" in content:
+            content.pop("application/json", None)
+        if "text/event-stream" in content:  # the framework's itemSchema belongs to OpenAPI 3.2, and this is 3.1
+            content["text/event-stream"] = {"schema": {"type": "string"}}
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,12 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     assert {"ConversionOptions", "ConversionEvent", "Problem"} <= set(document["components"]["schemas"])
 
 
+def test_generators_understand_it(document: dict[str, Any]) -> None:
+    assert "itemSchema" not in str(document)  # of OpenAPI 3.2, while this says 3.1
+    options = document["components"]["schemas"]["Conversion"]["properties"]["options"]
+    assert options == {"$ref": "#/components/schemas/ConversionOptions"}  # an inline one would be given the same name
+
+
 def test_keys_are_asked_for_only_where_they_are_needed(document: dict[str, Any], tmp_path: Path) -> None:
     assert not any("security" in operation for operation in operations(document))
     secured = create_app(Settings(data_dir=tmp_path, auth=True)).openapi()
