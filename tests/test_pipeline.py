@@ -73,6 +73,7 @@ def test_the_report_has_every_section(digits: Digits, converted: Result) -> None
     assert report.size.int8_bytes == converted.model.ByteSize()
     assert 2 * report.size.int8_bytes < report.size.float32_bytes
     assert set(report.timings.stages) == {str(stage) for stage in Stage} - {"quantization", "report"}
+    assert report.model.rewriting_error is not None
     assert report.model.rewriting_error < 1e-4
 
 
