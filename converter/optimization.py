@@ -29,6 +29,7 @@ __all__ = ["Optimized", "optimize", "sizes"]
 
 EQUALIZED = 32  # samples that tell each channel's range
 BLOCKS_SHARE = 0.4  # of the time budget that GENIE-M may take
+STREAM_BYTES = 96e6  # that the largest tensor may take for all samples the weights are fitted on
 JUDGED = 8  # samples whose gradients weigh the damage
 
 
@@ -84,7 +85,8 @@ def optimize(
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
     settings = Settings(Step.ROUNDING not in options.skip, Step.BIAS_CORRECTION not in options.skip)
-    batches = [tensors(feeds) for feeds in calibration]
+    fitted = max(int(STREAM_BYTES / (4 * max(elements.values(), default=1))), JUDGED)
+    batches = [tensors(feeds) for feeds in _first(calibration, fitted)]
     widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
     progress(0.6, "bits of the weights settled")
     settings = replace(settings, bits=widths.bits)

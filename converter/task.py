@@ -4,16 +4,17 @@ size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto
 
+from converter.admission.loading import load
 from converter.fidelity import ClassOutput, class_output
 from converter.graph import Graph
 from converter.inputs import InputKind, InputPlan, assemble, batch_limit, describe_inputs, draw
 from converter.normalization import BatchNormStatistics, Normalized
-from converter.normalization.equivalence import verify_equivalence
+from converter.normalization.equivalence import probe, verify_equivalence
 from converter.optimization import sizes
 from converter.options import Options
 from converter.pictures import Preparation
@@ -44,11 +45,11 @@ class Task:
 def describe_task(original: ModelProto, normalized: Normalized, network: Reconstruction, options: Options) -> Task:
     """The task, with the rewritten float model checked against the original on samples from the priors.
 
-    Raises InvalidOption for input specifications or validation data that do not fit and VerificationFailed where rewriting changed the
-    function.
+    Raises InvalidOption for input specifications or validation data that do not fit, VerificationFailed where rewriting
+    changed the function.
     """
     graph = Graph(normalized.model)
-    plans = describe_inputs(graph, options.inputs)
+    plans = _with_fitting_sizes(normalized.model, describe_inputs(graph, options.inputs))
     plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed)
     generator = np.random.default_rng(options.seed)
     feeds = assemble(plans, {plan.name: draw(plan, batch_limit(plans, 1), generator) for plan in plans})
@@ -67,6 +68,25 @@ def describe_task(original: ModelProto, normalized: Normalized, network: Reconst
         macs,
         error,
         _validation(original, plans, options),
+    )
+
+
+def _with_fitting_sizes(model: ModelProto, plans: tuple[InputPlan, ...]) -> tuple[InputPlan, ...]:
+    """The plans with the sizes that the model left open set to ones that it runs on, the typical ones if it does."""
+    if not any(plan.free_size for plan in plans):
+        return plans
+    generator = np.random.default_rng(0)
+    feeds = assemble(plans, {plan.name: draw(plan, batch_limit(plans, 1), generator) for plan in plans})
+    try:
+        load(model).run(None, feeds)
+        return plans
+    except Exception:  # boundary: onnxruntime's exceptions share no narrower base; these sizes do not go together
+        found = probe(model, 1)
+    if not found:
+        return plans
+    return tuple(
+        replace(plan, shape=found[0][plan.name].shape[1:]) if plan.free_size and plan.batch_axis == 0 else plan
+        for plan in plans
     )
 
 
