@@ -74,11 +74,14 @@ class Observer:
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))  # bins around zero
 
     def update(self, values: Tensor) -> None:
-        """Takes in one batch; values that are not finite are an error of the caller."""
+        """Takes in one batch; values that are not finite, such as a mask's, are left out."""
         flat = values.detach().reshape(-1)
         if flat.numel() == 0:
             return
         low, high = float(flat.min()), float(flat.max())
+        if not np.isfinite(low) or not np.isfinite(high):
+            self.update(flat[flat.isfinite()])
+            return
         self.low, self.high = min(self.low, low), max(self.high, high)
         before = self.moving or (low, high)
         self.moving = (

@@ -106,6 +106,12 @@ def test_nothing_and_zeros_have_the_range_of_zero(batch: list[float]) -> None:
     assert (each.low, each.high) == (0.0, 0.0)
 
 
+def test_values_that_are_not_finite_are_left_out() -> None:
+    found = observer_of([1.0, torch.inf, -2.0], [torch.nan, -torch.inf])
+    assert (found.low, found.high) == (-2.0, 1.0)
+    assert found.counts.sum() == 2
+
+
 def test_all_tensors_are_observed_over_all_batches() -> None:
     given_ = prepare(residual(), samples=24)
     names = ["x", "s2", "y"]
