@@ -1,9 +1,10 @@
 """Our own method: natural pictures, a share of them moved towards classes or detections.
 
 A prior with the spectrum of natural images makes the early and middle layers respond as to photographs; a few gradient
-steps on the cross-entropy to a random class, or to a few detections at random places, make the features and scores of the
-head respond as to a recognised object, which no noise does. Together they reach real calibration data in seconds on one
-thread, without any BatchNorm (tests/bench/RESULTS.md). Where BatchNorm statistics exist they decide the preprocessing.
+steps on the cross-entropy to a random class, or to a few detections at random places, make the features and scores of
+the head respond as to a recognised object, which no noise does. Together they reach real calibration data in seconds on
+one thread, without any BatchNorm (tests/bench/RESULTS.md). Where BatchNorm statistics exist they decide the
+preprocessing.
 """
 
 from __future__ import annotations
