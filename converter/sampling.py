@@ -16,7 +16,7 @@ from converter.task import Task
 __all__ = ["make_samples"]
 
 SHARE = 0.4  # of the time budget that synthesis may take
-PATIENCE = 3.0  # times its share before the clock ends synthesis
+PATIENCE = 20.0  # times its share before the clock ends synthesis, which only a hopelessly slow machine reaches
 
 
 def make_samples(task: Task, options: Options, reporter: Reporter, checkpoints: Checkpoints) -> Synthesis:
