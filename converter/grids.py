@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
-from converter.graph import Array, Graph
+from converter.graph import Array, Graph, attribute
 
 __all__ = ["Grid", "read_grids"]
 
@@ -115,7 +115,8 @@ def _axis(node: NodeProto) -> int:
 
 def _activation(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
     named = len(node.input) > 2 and node.input[2] in int8.initializers
-    element_type = int8.initializers.element_type(node.input[2]) if named else TensorProto.UINT8
+    stated = attribute(node, "output_dtype", 0) or TensorProto.UINT8
+    element_type = int8.initializers.element_type(node.input[2]) if named else stated
     grid = _grid(node, int8, element_type)
     name = node.input[0].removesuffix("_QuantizeLinear_Input")
     producer = float32.producer(name)

@@ -60,8 +60,27 @@ def pack(model: ModelProto, weights: Collection[str], widen: bool = True) -> Mod
         nodes = [*casts, *map(_copied, packed.graph.node)]
         del packed.graph.node[:]
         packed.graph.node.extend(nodes)
+    else:
+        _state_types(packed)
     _share_zero_points(packed)
     return packed
+
+
+def _state_types(model: ModelProto) -> None:
+    """UINT4 is stated as the type of the codes, and its zero points of zero are gone.
+
+    onnxruntime 1.31 refuses to load a Clip before a QuantizeLinear whose zero point is UINT4 (clip_quantizelinear.cc).
+    """
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        zero = values.get(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
+        if zero is not None and zero.data_type == TensorProto.UINT4 and not numpy_helper.to_array(zero).any():
+            del node.input[2:]
+            node.attribute.append(helper.make_attribute("output_dtype", TensorProto.UINT4))
+    read = {name for node, _ in walk(model.graph) for name in node.input} | {each.name for each in model.graph.output}
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name not in read:
+            del model.graph.initializer[index]
 
 
 def _copied(node: NodeProto) -> NodeProto:

@@ -122,6 +122,9 @@ def coarse_activations(graph: Graph, nodes: frozenset[str], shared: Mapping[str,
         found = weight_of(node, graph) if node.name in nodes else None
         if found is not None:
             (outer if found[0] in edges else inner).add(shared.get(node.input[0], ""))
+    for node in graph.nodes:  # a zero point above zero after a Clip is what onnxruntime cannot load
+        if node.op_type == "Clip" and (len(node.input) < 2 or graph.initializers.get(node.input[1], -1) < 0):
+            outer.add(shared.get(node.output[0], ""))
     return frozenset(inner - outer)
 
 

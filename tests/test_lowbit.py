@@ -110,6 +110,27 @@ def test_activations_of_4_bits_have_16_levels_and_run() -> None:
     assert len(np.unique(values)) <= 16
 
 
+def test_a_float_layer_with_a_clip_before_activations_of_4_bits_loads() -> None:
+    generator = np.random.default_rng(0)
+    values = {name: generator.integers(-7, 8, (4, 4, 3, 3)).astype(np.float32) * 0.1 for name in ("w1", "w2")}
+    first = np.ones((4, 3, 3, 3), np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c0"], "conv0", pads=[1] * 4),
+        helper.make_node("Clip", ["c0", "low", "high"], ["r0"], "clip"),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], "conv1", pads=[1] * 4),
+        helper.make_node("Relu", ["c1"], ["r1"], "relu"),
+        helper.make_node("Conv", ["r1", "w2"], ["y"], "conv2", pads=[1] * 4),
+    ]
+    bounds = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    source = raise_opset(model_of(nodes, {"w0": first, **values, **bounds}, [2, 3, 8, 8], [2, 4, 8, 8]))
+    ranges = {name: Range(0, 6, "test", 16) for name in ("r0", "r1")} | {"y": Range(-9, 9, "test")}
+    grids = {name: WeightGrid(np.full(4, 0.1, np.float32), 0, 4) for name in values}
+    model = pack(quantize(source, Plan(frozenset({"conv1", "relu", "conv2"}), ranges, grids), None), values, False)
+    onnx.checker.check_model(model, full_check=True)
+    assert np.isfinite(run(model)).all()
+    assert {grid.name: grid.limits[0] for grid in read_grids(Graph(source), Graph(model))}["r0"] == "uint4"
+
+
 def test_codes_that_need_8_bits_are_not_packed() -> None:
     source = network()
     plan = Plan(frozenset({"conv"}), {"x": Range(-3, 3, "test"), "c": Range(-6, 6, "test")})
