@@ -226,7 +226,8 @@ def _layer(layer: Layer, integers: Integers, measured: Measured) -> Layer:
         if layer.tensor in integers.observed:
             changes["observed_low"], changes["observed_high"] = integers.observed[layer.tensor]
     elif layer.kind == "weight":
-        changes["method"] = "full range of each output channel"
+        whole = layer.bits == 8
+        changes["method"] = "full range of each output channel" if whole else "least error of each output channel"
     return layer.model_copy(update=changes)
 
 
