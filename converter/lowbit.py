@@ -1,7 +1,7 @@
 """Integers of 4 bits in a file: INT4 weights packed two to a byte, in a model of opset 21, the first that has them.
 
 A weight is stored as INT4, widened to INT8 by a Cast and read by the DequantizeLinear that read it before. onnxruntime
-computes the Cast once, when it loads the file, and then runs the integer kernels of INT8: 0.5 ms on ResNet-20,
+computes the Cast once, when it loads the file, and then runs the integer kernels of INT8: 0.7 ms on ResNet-20,
 where a DequantizeLinear of INT4 leaves float kernels and an unpacking at every run (2.4 ms; in onnxruntime 1.31 no
 integer kernel but MatMulNBits reads INT4). Scales are per channel for the same reason: nor does any read a scale a
 block. onnxruntime's quantizer stays at INT8 for codes of 4 bits, which are only packed afterwards.
