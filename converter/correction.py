@@ -183,7 +183,6 @@ def _correct_layer(
     new, old = shaped(rounded), shaped(plain)
     shift = torch.zeros(rows.shape[0], dtype=torch.float64)
     places = 0
-    spread = error = nearest_error = 0.0
     runs = []
     for number, stream in enumerate(streams):
         reads = [name for name in reads_of(node) if name in stream.exact]
@@ -193,13 +192,8 @@ def _correct_layer(
         difference = (exact - after).movedim(channel, 0).reshape(exact.shape[channel], -1)
         shift += difference.double().sum(1)
         places += difference.shape[1]
-        spread += float((exact - exact.mean()).square().sum())
-        error += float(difference.square().sum())
         if number == 0:  # what rounding to nearest would have cost is told from one batch
             before = network.run(feeds | {weight_name: old}, [output])[output]
-            nearest_error = float((exact - before).square().sum()) / max(
-                float((exact - exact.mean()).square().sum()), 1e-30
-            )
         runs.append((stream, exact, after))
     mean = (shift / max(places, 1)).float()
     if not settings.correct_bias or not _takes_bias(node, graph):
@@ -211,9 +205,16 @@ def _correct_layer(
     result.grids[weight_name] = WeightGrid(scale.numpy().astype(np.float32), axis, bits)
     if bool(mean.any()):
         result.biases[node.name] = mean.numpy()
-    after_shift = max(error - float(mean.double().square().sum()) * places, 0.0)
+    _, exact, after = runs[0]
+    spread = max(float((exact - exact.mean()).square().sum()), 1e-30)
     result.changes.append(
-        LayerChange(node.name, weight_name, nearest_error, after_shift / max(spread, 1e-30), float(mean.abs().max()))
+        LayerChange(
+            node.name,
+            weight_name,
+            float((exact - before).square().sum()) / spread,
+            float((exact - after - mean.reshape(view)).square().sum()) / spread,
+            float(mean.abs().max()),
+        )
     )
 
 
