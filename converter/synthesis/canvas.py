@@ -73,7 +73,8 @@ def _raw(plan: InputPlan, standardised: Tensor) -> Tensor:
 
 def canvases(problem: Problem, count: int, wanted: int, seed: int) -> list[Canvas]:
     """``count`` samples in batches of about ``wanted``, fewer where the network's activations are large."""
-    size = batch_size(problem, wanted)
+    size, unit = batch_size(problem, wanted), batch_limit(problem.plans, 1)
+    count = -(-count // unit) * unit  # a model that fixes its batches takes whole ones only
     generator = np.random.default_rng(seed)
     plans = tuple(plan for plan in problem.plans if plan.kind in ADJUSTABLE)
     others = tuple(plan for plan in problem.plans if plan.kind not in ADJUSTABLE)
@@ -96,7 +97,8 @@ def batch_size(problem: Problem, wanted: int) -> int:
     limit = batch_limit(problem.plans, wanted)
     if limit == 1 and all(plan.batch_axis is not None for plan in problem.plans):
         limit = wanted  # a graph for single samples takes batches in torch
-    return int(max(min(wanted, fitting, limit), 1))
+    unit = batch_limit(problem.plans, 1)
+    return max(min(wanted, fitting, limit) // unit, 1) * unit
 
 
 def settle_effort(problem: Problem, count: int, steps: int, batch: int) -> tuple[int, int]:

@@ -33,7 +33,10 @@ class Generator(nn.Module):
         self.shape, self.channels_last = plan.shape, plan.channels_last
         channels, height, width = self.planes = _planes(plan)
         steps = min(max(math.ceil(math.log2(max(height, width) / COARSE)), 2), MOST_STEPS)
-        self.coarse = (-(-height // 2**steps), -(-width // 2**steps))
+        self.coarse = (
+            -(-height // 2**steps),
+            max(-(-width // 2**steps), 2),
+        )  # two places, for BatchNorm to see a spread
         self.enter = nn.Linear(latent, WIDTH * self.coarse[0] * self.coarse[1])
         widths = [WIDTH >> step for step in range(steps)] + [channels]
         layers: list[nn.Module] = [nn.BatchNorm2d(WIDTH)]
@@ -52,7 +55,9 @@ class Generator(nn.Module):
         """[N, *shape], of zero mean and unit deviation over the batch."""
         grid = self.enter(latent).reshape(len(latent), WIDTH, *self.coarse)
         _, height, width = self.planes
-        made: Tensor = self.leave(self.layers(grid)[:, :, :height, :width])  # [N, C, H, W]
+        made: Tensor = self.layers(grid)[:, :, :height, :width]  # [N, C, H, W]
+        if made[:, 0].numel() > 1:
+            made = self.leave(made)
         if self.channels_last:
             made = made.permute(0, 2, 3, 1)
         return made.reshape(len(latent), *self.shape)

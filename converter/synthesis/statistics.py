@@ -21,6 +21,8 @@ from converter.synthesis.problem import Problem
 
 __all__ = ["Target", "find_targets", "measured", "normalized_distance", "propagated_targets", "squared_distance"]
 
+ASLEEP = 1e-4  # of the largest layer's median deviation, below which a whole layer never varies
+FAINT = 0.1  # of the same, below which a channel's own deviation is too small a unit: it would decide all by itself
 DEAD = 1e-3  # of the median deviation of a tensor's channels, below which a channel never varies
 
 
@@ -42,7 +44,7 @@ class Target:
 
 def find_targets(problem: Problem, seed: int) -> tuple[Target, ...]:
     """BatchNorm's statistics where the file has any, else propagated moments of every weighted layer's output."""
-    known = tuple(_of_batch_norms(problem))
+    known = _living(_of_batch_norms(problem))
     return known if known else propagated_targets(problem, seed)
 
 
@@ -70,7 +72,17 @@ def propagated_targets(problem: Problem, seed: int) -> tuple[Target, ...]:
         if np.isfinite(mean).all() and np.isfinite(std).all():
             axis = channel_axis(problem.graph, output, rank)
             targets.append(Target(output, axis, _tensor(mean), _tensor(std), torch.ones(len(mean)), "propagation"))
-    return tuple(targets)
+    return _living(targets)
+
+
+def _living(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """The targets without layers that never vary, which training switched off as a whole: half of a MobileNet's here
+    (vww_mobilenetv1_025_96), whose deviations of 1e-7 would decide every loss.
+    """
+    if not targets:
+        return ()
+    largest = max(float(each.std.median()) for each in targets)
+    return tuple(each for each in targets if float(each.std.median()) > ASLEEP * largest)
 
 
 def _tensor(values: NDArray[np.float32]) -> Tensor:
@@ -100,7 +112,7 @@ def normalized_distance(values: Mapping[str, Tensor], targets: Sequence[Target])
     for each in targets:
         mean, std = measured(values[each.tensor], each.axis)
         alive = (each.std > DEAD * each.std.median()).float()
-        scale = each.std.clamp_min(1e-6)
+        scale = torch.maximum(each.std, FAINT * each.std.median()).clamp_min(1e-6)
         errors = ((mean - each.mean) / scale).square() + ((std - each.std) / scale).square()
         parts.append((errors * alive).sum() / alive.sum().clamp_min(1))
     return torch.stack(parts).mean() if parts else torch.zeros(())
