@@ -222,7 +222,8 @@ def compare_moments(names: Sequence[str]) -> str:
         layers = list(columns["propagated"])
         rows = [[layer, *(_error(columns[each].get(layer)) for each in columns)] for layer in layers]
         averages = [
-            np.mean([columns[each][layer] for layer in layers if layer in columns[each]], 0) for each in columns
+            np.mean([found[layer] for layer in layers if layer in found], 0) if found else None
+            for found in columns.values()
         ]
         parts.append(f"### {name}\n\n{table(['layer', *columns], [*rows, ['mean', *map(_error, averages)]])}")
         totals.append([name, *map(_error, averages)])
@@ -230,7 +231,7 @@ def compare_moments(names: Sequence[str]) -> str:
     return f"{table(['model', *columns], totals)}\n\n" + "\n\n".join(parts)
 
 
-def _error(pair: Sequence[float] | None) -> str:
+def _error(pair: Sequence[float] | NDArray[Any] | None) -> str:
     return "-" if pair is None or np.isnan(pair).any() else f"{pair[0]:.2f} / {pair[1]:.2f}"
 
 
