@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import os
@@ -105,7 +106,7 @@ class Artefacts:
             await obstore.rename_async(self._store, staged, stored.key)
         except BaseError as problem:
             raise StoreDown(f"The store did not take the object: {problem}") from problem
-        self._settle(stored.key)
+        await asyncio.to_thread(self._settle, stored.key)  # a slow disk must not hold up other requests
         return stored
 
     async def read(self, key: str, byte_range: tuple[int, int] | None = None) -> AsyncIterator[bytes]:
