@@ -31,7 +31,7 @@ from converter.synthesis.zeroq import synthesize_zeroq
 __all__ = ["METHODS", "Problem", "Samples", "Synthesis", "batches", "synthesize"]
 
 Raw = dict[str, NDArray[Any]]
-CLASS_SHARE = 0.6  # of the samples that are moved towards a class; a third did 0.2 dB worse on the mean of five classifiers
+CLASS_SHARE = 0.6  # of the samples are moved towards a class; a third did 0.2 dB worse on five classifiers
 CALIBRATION_STEPS = 40
 HELD_OUT_STEPS = 12  # fewer, so that the held-out samples' margins are between noise's and a textbook picture's
 
