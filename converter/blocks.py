@@ -39,6 +39,7 @@ __all__ = ["Block", "affordable_steps", "find_blocks", "reconstruct_blocks"]
 
 STEPS = 20_000
 SPEED = 20e9  # multiply-adds a second, forward and backward, as in synthesis
+LAYER_SECONDS = 2e-3  # of a step that a layer takes however small it is: its penalty and two optimizers
 TRAVEL = 20.0  # 20,000 steps at the code's rate of 1e-3
 FASTEST = 0.05
 SCALE_RATE = 1e-2  # codes of the largest weight a step
@@ -107,9 +108,10 @@ class _Soft:
         return self.value((self.bit() >= 0.5).float()).detach()
 
 
-def affordable_steps(multiply_adds: int, batch: int, seconds: float) -> int:
+def affordable_steps(multiply_adds: int, batch: int, layers: int, seconds: float) -> int:
     """Steps over every block with one batch each that fit into the seconds, by the network's size."""
-    return max(min(STEPS, int(seconds * SPEED / max(3 * multiply_adds * batch, 1))), 0)
+    one = 3 * multiply_adds * batch / SPEED + LAYER_SECONDS * layers
+    return max(min(STEPS, int(seconds / max(one, 1e-9))), 0)
 
 
 def find_blocks(graph: Graph, rounded: frozenset[str]) -> list[Block]:

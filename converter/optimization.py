@@ -97,7 +97,7 @@ def optimize(
     if options.method is Method.GENIE and settings.compensate:
         macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
         size = max(len(value) if value.dim() else 1 for value in batches[0].values())
-        rounds = affordable_steps(macs, size, options.time_budget * BLOCKS_SHARE)
+        rounds = affordable_steps(macs, size, len(placement.nodes), options.time_budget * BLOCKS_SHARE)
         correction = reconstruct_blocks(
             network, graph, placement.nodes, chosen, batches, settings.bits, rounds, options.seed, advance
         )

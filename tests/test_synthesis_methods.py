@@ -110,7 +110,7 @@ def test_an_exhausted_budget_still_gives_samples(problems: dict[str, Problem], m
 
 def test_steps_follow_the_size_of_the_network(problems: dict[str, Problem]) -> None:
     large = replace(problems[KINDS[0]], multiply_adds=10**9, seconds=30.0)
-    assert len(METHODS[Method.ZEROQ](large, 8, 0, 500).loss) == int(30.0 / (3 * 10**9 * 8 / 20e9))
+    assert len(METHODS[Method.ZEROQ](large, 8, 0, 500).loss) == pytest.approx(30.0 / (3 * 10**9 * 8 / 20e9), abs=1)
 
 
 def test_targets_of_batch_norm_are_the_real_moments(problems: dict[str, Problem]) -> None:

@@ -8,7 +8,7 @@ they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from converter.calibration import tensors
 from converter.inputs import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw
-from converter.synthesis.problem import Problem
+from converter.synthesis.problem import SPEED, Problem
 
-__all__ = ["Canvas", "batch_size", "canvases", "join", "mean_curve", "settle_effort"]
+__all__ = ["Canvas", "affordable_steps", "batch_size", "canvases", "join", "mean_curve", "settle_effort"]
 
 MEAN, DEVIATION = 0.45, 0.25  # of photographs in [0, 1]; ImageNet's are 0.449 and 0.226
 ENOUGH = 200  # steps, which are worth more than further samples
+NODE_SECONDS = 3e-4  # of a step, forward and backward, that a node takes however small it is
 GRAPH_BYTES = 1 << 30  # that the activations of one batch may take while gradients flow
 
 Free = dict[str, Tensor]
@@ -101,14 +102,21 @@ def batch_size(problem: Problem, wanted: int) -> int:
     return max(min(wanted, fitting, limit) // unit, 1) * unit
 
 
+def affordable_steps(problem: Problem, wanted: int, samples: int) -> int:
+    """How many of ``wanted`` steps fit the time, by the network's size and, where it is tiny, its number of nodes."""
+    overhead = NODE_SECONDS * len(problem.graph.nodes) * SPEED / (3 * max(samples, 1))
+    heavier = replace(problem, multiply_adds=problem.multiply_adds + round(overhead))
+    return heavier.affordable_steps(wanted, samples)
+
+
 def settle_effort(problem: Problem, count: int, steps: int, batch: int) -> tuple[int, int]:
     """How many samples and steps fit the time: fewer samples, but one batch, where steps would be too few."""
-    affordable = problem.affordable_steps(steps, count)
+    affordable = affordable_steps(problem, steps, count)
     if affordable >= min(ENOUGH, steps):
         return count, affordable
     share = affordable / min(ENOUGH, steps)
     fewer = min(count, max(round(count * share), batch))
-    return fewer, problem.affordable_steps(steps, fewer)
+    return fewer, affordable_steps(problem, steps, fewer)
 
 
 def mean_curve(curves: list[list[float]]) -> tuple[float, ...]:

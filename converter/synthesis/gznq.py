@@ -23,7 +23,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from converter.synthesis.canvas import Canvas, canvases, join
+from converter.synthesis.canvas import Canvas, affordable_steps, canvases, join
 from converter.synthesis.generators import LATENT, new_generators
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, find_targets, normalized_distance
@@ -53,7 +53,7 @@ def synthesize_gznq(problem: Problem, count: int, seed: int, steps: int) -> Samp
         embedding = nn.Embedding(max(classes, 1), LATENT)
     runs = 2 if classes else 1
     cost = runs * problem.multiply_adds + generators.multiply_adds
-    steps = replace(problem, multiply_adds=cost).affordable_steps(steps, batches[0].count)
+    steps = affordable_steps(replace(problem, multiply_adds=cost), steps, batches[0].count)
     edits = gates(targets, random) if classes else [{}]
     optimizer = torch.optim.Adam([*generators.parameters(), *embedding.parameters()], lr=RATE)
     curve: list[float] = []

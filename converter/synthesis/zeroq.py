@@ -25,7 +25,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from converter.synthesis.canvas import Canvas, canvases, join
+from converter.synthesis.canvas import Canvas, affordable_steps, canvases, join
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, find_targets, squared_distance
 
@@ -53,7 +53,7 @@ def synthesize_zeroq(problem: Problem, count: int, seed: int, steps: int, varian
     targets = find_targets(problem, seed)
     generator = torch.Generator().manual_seed(seed)
     canvas = canvases(problem, min(count, BATCH), BATCH, seed)[0]
-    steps = problem.affordable_steps(steps, canvas.count)
+    steps = affordable_steps(problem, steps, canvas.count)
     free = canvas.noise(generator)
     if variant is Variant.CODE:
         free = {
