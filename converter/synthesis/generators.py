@@ -4,7 +4,8 @@ The shape is Genie's (SamsungLabs/Genie, distill.py): a linear layer to a coarse
 upsampling by two and 3x3 convolutions with BatchNorm and LeakyReLU 0.2 in turn, tanh, and a last BatchNorm without
 parameters, which gives a batch exactly zero mean and unit deviation in every channel. Genie upsamples twice whatever
 the size; at 224 x 224 its linear layer alone has 103 million weights. Here the coarse grid is 16 wide at most, and
-there are as many steps up as that takes.
+there are as many steps up as that takes. Inputs that are no pictures learn a mean and a deviation in the end, since
+zero and one are a habit of photographs' preprocessing only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from converter.inputs import InputPlan
+from converter.inputs import InputKind, InputPlan
 
 __all__ = ["LATENT", "Generators", "new_generators"]
 
@@ -49,10 +50,10 @@ class Generator(nn.Module):
             last = step == steps - 1
             layers += [nn.Tanh()] if last else [nn.BatchNorm2d(narrow), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
-        self.leave = nn.BatchNorm2d(channels, affine=False)
+        self.leave = nn.BatchNorm2d(channels, affine=plan.kind is not InputKind.PICTURE)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """[N, *shape], of zero mean and unit deviation over the batch."""
+        """[N, *shape], pictures of zero mean and unit deviation over the batch."""
         grid = self.enter(latent).reshape(len(latent), WIDTH, *self.coarse)
         _, height, width = self.planes
         made: Tensor = self.layers(grid)[:, :, :height, :width]  # [N, C, H, W]

@@ -80,7 +80,7 @@ def _train(
     for step in range(steps):
         free = generators(latent)
         values = problem.network.run(canvas.feeds(free), [each.tensor for each in targets], edit=edits)
-        loss = normalized_distance(values, targets) + normalized_distance(free, image_targets(free))
+        loss = normalized_distance(values, targets) + normalized_distance(free, image_targets(canvas, free))
         curve.append(loss.item())
         if not math.isfinite(curve[-1]) or time.monotonic() > problem.deadline:
             break

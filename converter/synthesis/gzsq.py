@@ -61,7 +61,9 @@ def synthesize_gzsq(problem: Problem, count: int, seed: int, steps: int, rule: R
                 canvas,
                 free,
                 [each.tensor for each in targets],
-                lambda inputs, values: distance(values, targets) + distance(inputs, image_targets(inputs)),
+                lambda canvas, inputs, values: (
+                    distance(values, targets) + distance(inputs, image_targets(canvas, inputs))
+                ),
                 steps,
                 RATE,
                 (index / len(batches), (index + 1) / len(batches)),

@@ -25,6 +25,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from converter.inputs import InputKind
 from converter.synthesis.canvas import Canvas, affordable_steps, canvases, join
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, find_targets, squared_distance
@@ -38,7 +39,7 @@ FLOOR = 1e-4
 DECAYS = 5  # patiences of the learning rate in a run, as in the code
 
 Values = dict[str, Tensor]
-Loss = Callable[[Values, Values], Tensor]  # of adjustable inputs and fetched tensors
+Loss = Callable[[Canvas, Values, Values], Tensor]  # of a batch, its adjustable inputs and fetched tensors
 
 
 class Variant(StrEnum):
@@ -65,7 +66,7 @@ def synthesize_zeroq(problem: Problem, count: int, seed: int, steps: int, varian
         canvas,
         free,
         [each.tensor for each in targets],
-        lambda inputs, values: distance(values, targets) + distance(inputs, image_targets(inputs)),
+        lambda canvas, inputs, values: distance(values, targets) + distance(inputs, image_targets(canvas, inputs)),
         steps,
         RATE,
     )
@@ -74,14 +75,14 @@ def synthesize_zeroq(problem: Problem, count: int, seed: int, steps: int, varian
     return Samples(join([canvas.raw(free)]), tuple(loss), words)
 
 
-def image_targets(inputs: Values) -> list[Target]:
-    """Layer 0: each adjustable input itself has mean 0 and deviation 1 in every channel."""
+def image_targets(canvas: Canvas, inputs: Values) -> list[Target]:
+    """Layer 0: each picture has mean 0 and deviation 1 in every channel; of other inputs nobody knows."""
     targets = []
-    for name, value in inputs.items():
-        axis = 1 if value.dim() == 3 or (value.dim() == 4 and value.shape[1] <= 4) else value.dim() - 1
-        count = value.shape[axis]
-        one = torch.ones(count)
-        targets.append(Target(name, axis, torch.zeros(count), one, one, "N(0, 1)"))
+    for plan in canvas.plans:
+        if plan.kind is InputKind.PICTURE:
+            axis = inputs[plan.name].dim() - 1 if plan.channels_last else 1
+            one = torch.ones(plan.channels)
+            targets.append(Target(plan.name, axis, torch.zeros(plan.channels), one, one, "N(0, 1)"))
     return targets
 
 
@@ -118,7 +119,7 @@ def adjust(
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, min_lr=FLOOR, patience=patience)
     curve: list[float] = []
     for step in range(steps):
-        value = loss(free, problem.network.run(canvas.feeds(free), fetch))
+        value = loss(canvas, free, problem.network.run(canvas.feeds(free), fetch))
         curve.append(value.item())
         if not math.isfinite(curve[-1]) or not value.requires_grad or time.monotonic() > problem.deadline:
             break
