@@ -4,9 +4,8 @@ Two cues. A trained first layer answers correctly scaled inputs with channels of
 spread| tells 0..255 from unit scale on all 13 picture networks of the zoo. And a bias, folded BatchNorm included, takes
 back what the inputs' mean adds: regressing the biases on the sums of their filters estimates minus that mean (105 on a
 0..255 network, 0.47 and 0.59 on 0..1 ones, about 0 on normalised ones), which tells 0..1 from zero-mean scales.
-ImageNet's deviations and
--1..1 differ by a factor of two in spread only and are often undecided; then both are calibrated for.
-Where a BatchNorm was folded into the first layer, its own statistics decide instead.
+ImageNet's deviations and -1..1 differ by a factor of two in spread only and are often undecided; then both are
+calibrated for. Where a BatchNorm was folded into the first layer, its own statistics decide instead.
 """
 
 from __future__ import annotations
@@ -41,9 +40,10 @@ PICTURE_SCALINGS = (
 SPREADS = tuple(2.0**power for power in sorted(range(-8, 9), key=abs))  # of inputs that are no pictures; 1 wins ties
 SAMPLES = 16
 PICTURE_MEAN, PICTURE_SPREAD = 0.45, 0.25  # of natural pictures in [0, 1]
-MEAN_WEIGHT = 0.4  # of the biases' testimony beside the spread's; anything from 0.3 to 0.5 decides the zoo alike
-UNDECIDED = 0.35  # difference of misfit below which the second best scaling is calibrated for as well
-PICTURES_OUT = 4.0  # added where a network that returns pictures would get them on a scale that does not start at zero
+MEAN_WEIGHT = 0.8  # of the biases' testimony beside the spread's; at half of it FastestDet's 0..1 passes for ImageNet's
+UNDECIDED = 0.2  # of the best misfit by which a like scaling may be worse and is calibrated for as well
+ALIKE = 8.0  # ratio of scales below which two scalings are alike; calibrating for both of two unlike ones ruins either
+PICTURES_OUT = 10.0  # added where a network that returns pictures would get them on a scale that does not start at zero
 LAYERS = 6  # weighted layers judged where the first alone cannot tell
 
 
@@ -65,11 +65,17 @@ def settle_scalings(
             for scaling in _candidates(plan)
         ]
         scored.sort(key=lambda each: each.score if each.score is not None else float("inf"))
-        best, second = scored[0], scored[1]
-        undecided = second.score is not None and best.score is not None and second.score - best.score < UNDECIDED
-        rivals = (second,) if undecided and plan.kind is InputKind.PICTURE else ()
+        best = scored[0]
+        rivals = tuple(each for each in scored[1:] if _rivals(each, best))[:1] if plan.kind is InputKind.PICTURE else ()
         settled[index] = replace(plan, scaling=best, rivals=rivals, considered=tuple(scored), settled=True)
     return tuple(settled)
+
+
+def _rivals(other: Scaling, best: Scaling) -> bool:
+    """Whether a scaling fits nearly as well as the best and is much like it."""
+    if other.score is None or best.score is None or other.score > best.score * (1 + UNDECIDED):
+        return False
+    return max(other.scale) < ALIKE * min(best.scale) and max(best.scale) < ALIKE * min(other.scale)
 
 
 def _candidates(plan: InputPlan) -> tuple[Scaling, ...]:
