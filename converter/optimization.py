@@ -30,6 +30,7 @@ __all__ = ["Optimized", "optimize", "sizes"]
 EQUALIZED = 32  # samples that tell each channel's range
 BLOCKS_SHARE = 0.4  # of the time budget that GENIE-M may take
 STREAM_BYTES = 96e6  # that the largest tensor may take for all samples the weights are fitted on
+JUDGED_BYTES = 128e6  # of activations that one backward pass may keep
 JUDGED = 8  # samples whose gradients weigh the damage
 
 
@@ -76,9 +77,9 @@ def optimize(
         for name in providers
     }
     ranges |= {name: each for name, each in stated.items() if name in ranges}
-    damage = measure_damage(
-        network, ranges, _judged_outputs(graph), [tensors(feeds) for feeds in _first(calibration, JUDGED)], options.seed
-    )
+    together = max(int(JUDGED_BYTES / (4 * max(sum(elements.values()), 1))), 1)
+    judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, together)]
+    damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
     progress(0.5, "damage of each rounding measured")
     harm = {name: damage[source] for name, source in shared.items()}
     placement = everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, {})
@@ -226,6 +227,15 @@ def _first(calibration: Sequence[Feeds], samples: int) -> list[Feeds]:
     wanted = max(samples // max(size, 1), 1)
     stride = max(len(calibration) // wanted, 1)
     return list(calibration[::stride][:wanted])
+
+
+def _parts(feeds: Feeds, together: int) -> list[Feeds]:
+    """A batch in parts of at most ``together`` samples, whole where some input has no batch axis in front."""
+    sizes = {len(value) if value.ndim else 0 for value in feeds.values()}
+    if len(sizes) != 1 or max(sizes) <= together:
+        return [feeds]
+    starts = range(0, max(sizes), together)
+    return [{name: value[start : start + together] for name, value in feeds.items()} for start in starts]
 
 
 def _stated_bounds(name: str, graph: Graph, observed: Range) -> Range:
