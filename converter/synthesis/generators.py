@@ -4,8 +4,8 @@ The shape is Genie's (SamsungLabs/Genie, distill.py): a linear layer to a coarse
 upsampling by two and 3x3 convolutions with BatchNorm and LeakyReLU 0.2 in turn, tanh, and a last BatchNorm without
 parameters, which gives a batch exactly zero mean and unit deviation in every channel. Genie upsamples twice whatever
 the size; at 224 x 224 its linear layer alone has 103 million weights. Here the coarse grid is 16 wide at most, and
-there are as many steps up as that takes. Inputs that are no pictures learn a mean and a deviation in the end, since
-zero and one are a habit of photographs' preprocessing only.
+there are as many steps up as that takes. Inputs that are no pictures learn a mean and a deviation of each column in the
+end, since zero and one are a habit of photographs' preprocessing only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ LATENT = 256
 COARSE = 16
 WIDTH = 128
 MOST_STEPS = 6
+HASTE = 10.0  # times the generator's rate at which scales of columns are learned
 
 
 class Generator(nn.Module):
@@ -50,7 +51,9 @@ class Generator(nn.Module):
             last = step == steps - 1
             layers += [nn.Tanh()] if last else [nn.BatchNorm2d(narrow), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
-        self.leave = nn.BatchNorm2d(channels, affine=plan.kind is not InputKind.PICTURE)
+        self.leave = nn.BatchNorm2d(channels, affine=False)
+        table = plan.kind is not InputKind.PICTURE
+        self.columns = nn.Parameter(torch.zeros(2, width)) if table else None  # log deviation and mean, in HASTE
 
     def forward(self, latent: Tensor) -> Tensor:
         """[N, *shape], pictures of zero mean and unit deviation over the batch."""
@@ -59,6 +62,8 @@ class Generator(nn.Module):
         made: Tensor = self.layers(grid)[:, :, :height, :width]  # [N, C, H, W]
         if made[:, 0].numel() > 1:
             made = self.leave(made)
+        if self.columns is not None:
+            made = made * (HASTE * self.columns[0]).exp() + HASTE * self.columns[1]
         if self.channels_last:
             made = made.permute(0, 2, 3, 1)
         return made.reshape(len(latent), *self.shape)
