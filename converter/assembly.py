@@ -87,7 +87,7 @@ def assemble_report(
         timings=Timings(
             stages=dict(facts.stages), total_seconds=sum(facts.stages.values()), peak_memory_bytes=_peak_memory()
         ),
-        warnings=tuple(_cautions(task, measured)),
+        warnings=tuple(_cautions(task, integers, measured)),
     )
 
 
@@ -231,10 +231,14 @@ def _layer(layer: Layer, integers: Integers, measured: Measured) -> Layer:
     return layer.model_copy(update=changes)
 
 
-def _cautions(task: Task, measured: Measured) -> list[Caution]:
+def _cautions(task: Task, integers: Integers, measured: Measured) -> list[Caution]:
     cautions = []
     if measured.latency.slower:
         cautions.append(Caution(kind="slower", message="On this processor the INT8 model is slower than FP32."))
+    if not integers.decisions.nodes_quantized:
+        cautions.append(
+            Caution(kind="nothing-quantized", message="No node runs on integers; the reasons stand with the nodes.")
+        )
     decisions = measured.fidelity.decisions
     if decisions is not None and decisions.agreement.value < 0.9:
         cautions.append(

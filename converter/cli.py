@@ -168,9 +168,8 @@ def closing_lines(report: Report, outputs: Outputs) -> str:
         )
     else:
         ratios = [each.sqnr_db for each in report.fidelity.outputs if each.sqnr_db is not None]
-        lines += [f"signal  {min(ratios):.1f} dB above the error, on synthetic inputs, in the worst output"] * bool(
-            ratios
-        )
+        if ratios:
+            lines.append(f"signal  {min(ratios):.1f} dB above the error, on synthetic inputs, in the worst output")
     if report.latency is not None:
         word = "slower" if report.latency.slower else "faster"
         ratio = report.latency.speedup if not report.latency.slower else 1 / report.latency.speedup

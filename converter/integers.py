@@ -11,11 +11,11 @@ from onnx import ModelProto
 
 from converter.calibration import SampleReader
 from converter.checkpoints import Checkpoints, Saved
-from converter.inputs import InputPlan, assemble, picture_bounds
+from converter.inputs import InputKind, InputPlan, assemble, picture_bounds
 from converter.lowbit import pack
 from converter.optimization import Optimized, optimize
 from converter.options import Options, Precision, Target
-from converter.placement import candidates
+from converter.placement import candidates, weighted_nodes
 from converter.progress import Reporter, Stage
 from converter.quantization import Range, quantize
 from converter.report import KeptFloat, Quantization
@@ -59,6 +59,7 @@ def make_integers(
         options,
         lambda share, message: reporter(Stage.OPTIMIZATION, share, message),
         _stated_ranges(task.plans),
+        _kept_float(task),
     )
     reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
     batched = [plan.name for plan in task.plans if plan.batch_axis == 0]
@@ -88,6 +89,17 @@ def _stated_ranges(plans: tuple[InputPlan, ...]) -> dict[str, Range]:
     """The range of every picture input: with one scale for all channels its 256 codes then are the 256 pixel values."""
     bounds = {plan.name: picture_bounds(plan) for plan in plans}
     return {name: Range(*each, "the darkest and the brightest pixel") for name, each in bounds.items() if each}
+
+
+def _kept_float(task: Task) -> dict[str, str]:
+    """Every layer of a network that feeds its state back: rounding errors add up there, and no single step shows it.
+
+    Silero's voice detector never hears a voice with its encoder on integers, though each step alone looks fine.
+    """
+    if not any(plan.kind is InputKind.STATE for plan in task.plans):
+        return {}
+    reason = "the model feeds its state back, where rounding errors would add up unseen"
+    return {node.name: reason for node in weighted_nodes(task.graph)}
 
 
 def _decisions(task: Task, optimized: Optimized, model: ModelProto, options: Options) -> Quantization:

@@ -57,10 +57,14 @@ def optimize(
     options: Options,
     progress: Callable[[float, str], None],
     stated: Mapping[str, Range] = MappingProxyType({}),
+    kept_float: Mapping[str, str] = MappingProxyType({}),
 ) -> Optimized:
-    """The plan of the integer model, from batches of calibration inputs; ``stated`` ranges need no looking."""
+    """The plan of the integer model, from batches of calibration inputs; ``stated`` ranges need no looking.
+
+    ``kept_float`` are nodes that stay in float for the reason given, whatever is measured.
+    """
     elements = sizes(network, graph, calibration[0])
-    everything = place(graph, {})
+    everything = place(graph, kept_float)
     shared = quantized_tensors(graph, everything.nodes)
     equalized = None
     if kinds := _equalized_kinds(options, graph):
@@ -82,7 +86,9 @@ def optimize(
     damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
     progress(0.5, "damage of each rounding measured")
     harm = {name: damage[source] for name, source in shared.items()}
-    placement = everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, {})
+    placement = (
+        everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, kept_float)
+    )
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
     settings = Settings(Step.ROUNDING not in options.skip, Step.BIAS_CORRECTION not in options.skip)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from converter.graph import Graph, attribute
+from converter.graph import Graph, attribute, captures
 from converter.quantization import FLOAT_OUTPUT
 
 __all__ = [
@@ -64,11 +64,18 @@ def _runs_on_integers(node: NodeProto, graph: Graph) -> bool:
         return weight_of(node, graph) is not None and _plain(node, graph)
     if node.input[0] in graph.initializers and node.op_type in PASSING:
         return False  # an embedding's table: picking rows of it costs nothing in float
+    if node.op_type in MERGED and _captured(node.output[0], graph):
+        return False  # a body of If, Loop or Scan would read the layer's output as it was before this node
     if node.op_type == "Resize":
         return bool(attribute(node, "mode", "nearest") == "nearest")
     if node.op_type == "AveragePool":
         return not attribute(node, "ceil_mode", 0) and len(graph.shapes.get(node.input[0]) or ()) == 4
     return node.op_type in PASSING | ARITHMETIC | MERGED
+
+
+def _captured(tensor: str, graph: Graph) -> bool:
+    """Whether the body of some node reads the tensor, which onnxruntime's quantizer does not follow."""
+    return any(tensor in captures(reader) for reader in graph.consumers(tensor))
 
 
 def _plain(node: NodeProto, graph: Graph) -> bool:

@@ -90,7 +90,7 @@ def _project(output: Tensor, generator: torch.Generator) -> Tensor:
 def _damage(each: Range, values: Tensor, gradient: Tensor) -> float:
     """One batch's damage a sample: rounding errors as independent, clipping errors as coherent within a sample."""
     samples = values.shape[0] if values.dim() > 1 else 1
-    flat, slope = values.reshape(samples, -1), gradient.reshape(samples, -1)
+    flat, slope = values.reshape(samples, -1), gradient.nan_to_num(0, 0, 0).reshape(samples, -1)  # a root's slope at 0
     stride = -(-flat.shape[1] // ELEMENTS)
     flat, slope = flat[:, ::stride], slope[:, ::stride]
     clipped = flat.clamp(each.low, each.high)

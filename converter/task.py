@@ -71,23 +71,36 @@ def describe_task(original: ModelProto, normalized: Normalized, network: Reconst
     )
 
 
+WINDOWS = (512, 1024, 400, 256)  # samples of sound that networks which listen piece by piece take at a time
+
+
 def _with_fitting_sizes(model: ModelProto, plans: tuple[InputPlan, ...]) -> tuple[InputPlan, ...]:
     """The plans with the sizes that the model left open set to ones that it runs on, the typical ones if it does."""
     if not any(plan.free_size for plan in plans):
         return plans
-    generator = np.random.default_rng(0)
-    feeds = assemble(plans, {plan.name: draw(plan, batch_limit(plans, 1), generator) for plan in plans})
-    try:
-        load(model).run(None, feeds)
-        return plans
-    except Exception:  # boundary: onnxruntime's exceptions share no narrower base; these sizes do not go together
-        found = probe(model, 1)
+    session = load(model)
+    tried = [plans]
+    if any(plan.kind is InputKind.SIGNAL and plan.free_size for plan in plans):
+        tried += [tuple(_with_window(plan, length) for plan in plans) for length in WINDOWS]
+    for trial in tried:
+        generator = np.random.default_rng(0)
+        feeds = assemble(trial, {plan.name: draw(plan, batch_limit(trial, 1), generator) for plan in trial})
+        try:
+            session.run(None, feeds)
+            return trial
+        except Exception:  # boundary: onnxruntime's exceptions share no narrower base; these sizes do not go together
+            continue
+    found = probe(model, 1)
     if not found:
         return plans
     return tuple(
         replace(plan, shape=found[0][plan.name].shape[1:]) if plan.free_size and plan.batch_axis == 0 else plan
         for plan in plans
     )
+
+
+def _with_window(plan: InputPlan, length: int) -> InputPlan:
+    return replace(plan, shape=(*plan.shape[:-1], length)) if plan.kind is InputKind.SIGNAL and plan.free_size else plan
 
 
 def _logits(graph: Graph, classes: ClassOutput | None) -> str | None:
