@@ -71,7 +71,7 @@ def test_a_share_of_the_samples_approaches_classes(digits: Digits) -> None:
     made = samples_of(digits.model)
     assert made.method is Method.AUTO
     assert made.loss[-1] < 0.5 * made.loss[0]
-    assert "9 of 24" in made.distribution  # of the samples that judge, as of those that calibrate
+    assert "14 of 24" in made.distribution  # of the samples that judge, as of those that calibrate
 
 
 def test_noise_is_standard_where_the_network_gets_it() -> None:
