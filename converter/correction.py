@@ -28,6 +28,7 @@ __all__ = ["Correction", "LayerChange", "Settings", "apply_correction", "correct
 
 COLUMNS_A_WEIGHT = 8  # input patches seen for each weight of a row, at most
 LEAST_COLUMNS = 20_000
+PATCHES = 64_000_000  # numbers in a batch's patches from which its samples are taken one by one, to spare memory
 WIDEST = 4_608  # weights a row up to which the moments are kept; above, rounding is to nearest
 
 
@@ -238,9 +239,12 @@ def _round_rows(
     moments = Moments.empty(groups, width)
     wanted = max(COLUMNS_A_WEIGHT * width, LEAST_COLUMNS) // max(len(streams), 1)
     for stream in streams:
-        columns = _columns(node, stream.rounded[node.input[0]], weight, groups)
-        stride = max(columns.shape[2] // max(wanted, 1), 1)
-        moments.add(columns[:, :, ::stride])
+        x = stream.rounded[node.input[0]]
+        alone = node.op_type == "Conv" and x.numel() * kernel > PATCHES
+        for part in torch.split(x, 1 if alone else len(x)):
+            columns = _columns(node, part, weight, groups)
+            stride = max(columns.shape[2] * len(x) // len(part) // max(wanted, 1), 1)
+            moments.add(columns[:, :, ::stride])
     mean = moments.mean()
     if not bool(torch.isfinite(mean).all()) or float(mean.abs().max()) == 0.0:
         return nearest(rows, scale, bits)
