@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from converter.calibration import RangeRule, observe
 from converter.graph import Graph
@@ -198,3 +198,26 @@ def test_dense_layers_are_cheaper_in_integers_and_thin_depthwise_ones_are_not() 
 
     assert cost(64, 64, True) < cost(64, 64, False)
     assert cost(8, 1, True) > cost(8, 1, False)
+
+
+def test_a_relu_that_a_body_reads_is_not_merged() -> None:
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 4, 4])
+    body = helper.make_graph([helper.make_node("Identity", ["rectified"], ["y"])], "body", [], [value])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+            helper.make_node("Relu", ["c"], ["rectified"], "relu"),
+            helper.make_node("If", ["flag"], ["out"], "if", then_branch=body, else_branch=body),
+        ],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4, 4]),
+            helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 2, 4, 4])],
+        [numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "w")],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    placement = place(Graph(model), {})
+    assert "conv" in placement.nodes
+    assert "relu" not in placement.nodes
