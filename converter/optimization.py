@@ -208,7 +208,8 @@ def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
     """Normalizations wherever there are any, layers only below 8 bits.
 
     At 8 bits equalized layers fill every channel's range up to what the samples showed, and real inputs show more: it
-    cost 5 points of agreement on SqueezeNet. What normalizations gain on ViT was not measured alone (tests/bench/RESULTS.md).
+    cost 5 points of agreement on SqueezeNet. What normalizations gain on ViT was not measured alone
+    (tests/bench/RESULTS.md).
     """
     scaled = any(node.op_type in ("LayerNormalization", "Mul") for node in graph.nodes)
     kinds = NORMALIZATIONS if scaled and Step.MIGRATION not in options.skip else frozenset[str]()
