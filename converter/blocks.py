@@ -28,8 +28,7 @@ from onnx import NodeProto
 from torch import Tensor
 
 from converter.correction import Correction, LayerChange, reads_of
-from converter.graph import Graph
-from converter.placement import weight_of
+from converter.graph import Graph, weight_of
 from converter.quantization import Range, WeightGrid
 from converter.reconstruction import Reconstruction
 from converter.rounding import limit, mse_scale, nearest

@@ -17,8 +17,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
 from converter.fitting import Inputs, fit
-from converter.graph import Array, Graph, attribute, captures
-from converter.placement import weight_of
+from converter.graph import Array, Graph, attribute, captures, weight_of
 from converter.quantization import Range, WeightGrid
 from converter.reconstruction import Reconstruction
 from converter.rounding import Moments, cancel, compensate, max_scale, mse_scale, nearest, patches

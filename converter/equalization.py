@@ -24,9 +24,8 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
 from converter.calibration import tensors
-from converter.graph import Array, Graph, attribute
+from converter.graph import Array, Graph, attribute, weight_of
 from converter.inputs import Feeds
-from converter.placement import weight_of
 from converter.reconstruction import Reconstruction
 
 __all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "equalize"]

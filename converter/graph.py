@@ -24,6 +24,7 @@ from onnx import (
 )
 
 __all__ = [
+    "WEIGHTED",
     "Array",
     "Graph",
     "Shape",
@@ -32,15 +33,18 @@ __all__ = [
     "attribute",
     "captures",
     "describe_value",
+    "multiply_adds",
     "opset",
     "skeleton",
     "subgraphs",
     "walk",
+    "weight_of",
 ]
 
 Array = NDArray[Any]
 Shape = tuple[int | str | None, ...]
 
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 BIG = 1024  # elements from which a constant's values can no longer matter to shape inference
 
 
@@ -277,3 +281,28 @@ class Graph:
     def element_types(self) -> Mapping[str, int]:
         """The ONNX element types that are known."""
         return {name: value.element_type for name, value in self.values.items() if value.element_type}
+
+
+def weight_of(node: NodeProto, graph: Graph) -> tuple[str, int] | None:
+    """The constant weight of a Conv, Gemm or MatMul and the axis of its output channels, or None."""
+    if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in graph.initializers:
+        return None
+    weight = graph.initializers[node.input[1]]
+    if weight.dtype != np.float32:
+        return None
+    match node.op_type:
+        case "Conv":
+            return (node.input[1], 0) if weight.ndim in (3, 4) else None
+        case "Gemm":
+            return node.input[1], 0 if attribute(node, "transB", 0) else 1
+    return (node.input[1], 1) if weight.ndim == 2 else None
+
+
+def multiply_adds(node: NodeProto, graph: Graph, elements: Mapping[str, int]) -> int:
+    """Multiply-adds of one weighted node for one sample; ``elements`` is the size of one sample of each tensor."""
+    found = weight_of(node, graph)
+    if found is None:
+        return 0
+    name, axis = found
+    shape = graph.initializers.shape(name)
+    return elements.get(node.output[0], 0) * math.prod(shape) // max(shape[axis], 1)

@@ -62,7 +62,6 @@ def pack(model: ModelProto, weights: Collection[str], widen: bool = True) -> Mod
         packed.graph.node.extend(nodes)
     else:
         _state_types(packed)
-    _share_zero_points(packed)
     return packed
 
 
@@ -95,26 +94,6 @@ def _nibbles(values: Array) -> bytes:
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))
     return bytes(flat[0::2] | (flat[1::2] << 4))
-
-
-def _share_zero_points(model: ModelProto) -> None:
-    """Weights and biases of as many channels share one vector of zeros, which otherwise are a fifth of a small file."""
-    first: dict[tuple[int, bytes], str] = {}
-    renamed: dict[str, str] = {}
-    kept = []
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith("zero_point") and tensor.dims:
-            known = first.setdefault((tensor.data_type, numpy_helper.to_array(tensor).tobytes()), tensor.name)
-            if known != tensor.name:
-                renamed[tensor.name] = known
-                continue
-        kept.append(tensor)
-    copies = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(copies)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
 
 
 def raise_opset(model: ModelProto) -> ModelProto:

@@ -20,10 +20,9 @@ from torch import Tensor
 from converter.correction import Correction, Settings, correct
 from converter.errors import InvalidOption
 from converter.fidelity import class_output
-from converter.graph import Graph
+from converter.graph import Graph, multiply_adds, weight_of
 from converter.lowbit import packed_bytes
 from converter.options import Options, Precision
-from converter.placement import multiply_adds, weight_of
 from converter.reconstruction import Reconstruction
 from converter.report import FrontierPoint, StepTaken
 

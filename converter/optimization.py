@@ -14,11 +14,12 @@ from converter.blocks import affordable_steps, reconstruct_blocks
 from converter.calibration import Observer, RangeRule, observe, tensors
 from converter.correction import Correction, Settings, apply_correction, correct
 from converter.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
-from converter.graph import Graph, attribute
+from converter.graph import Graph, attribute, multiply_adds
 from converter.inputs import Feeds
+from converter.layout import keep_channels_last
 from converter.mixed import Widths, coarse_activations, settle_widths
 from converter.options import Method, Options, Precision, Step
-from converter.placement import Placement, multiply_adds, place, quantized_tensors
+from converter.placement import Placement, place, quantized_tensors
 from converter.precision import choose_precision
 from converter.quantization import Plan, Range
 from converter.reconstruction import Reconstruction, reconstruct
@@ -111,11 +112,10 @@ def optimize(
     else:
         correction = correct(network, graph, placement.nodes, chosen, batches, settings, advance)
     plan = Plan(placement.nodes, chosen, correction.grids, options.target)
+    rounded_model, plan = keep_channels_last(apply_correction(model, correction), plan)
     steps = _steps_taken(options, equalized, placement, everything, harm, correction)
     steps += widths.steps
-    return Optimized(
-        model, apply_correction(model, correction), plan, placement, damage, correction, observed, steps, widths
-    )
+    return Optimized(model, rounded_model, plan, placement, damage, correction, observed, steps, widths)
 
 
 def _steps_taken(

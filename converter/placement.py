@@ -1,4 +1,4 @@
-"""Decides which nodes run on integers: kernels that exist, islands that pay, and a price for each choice.
+"""Decides which nodes run on integers: kernels that exist, and islands that pay.
 
 A node is worth quantizing when onnxruntime has an integer kernel for it and its neighbours keep their tensors in
 integers; a lone QuantizeLinear -> float kernel -> DequantizeLinear island only costs time and accuracy (shared findings
@@ -7,28 +7,22 @@ integers; a lone QuantizeLinear -> float kernel -> DequantizeLinear island only 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import NodeProto
 
-from converter.graph import Graph, attribute, captures
+from converter.graph import WEIGHTED, Graph, attribute, captures, weight_of
 from converter.quantization import FLOAT_OUTPUT
 
 __all__ = [
     "Placement",
     "candidates",
-    "estimate_cost",
-    "multiply_adds",
     "place",
     "quantized_tensors",
-    "weight_of",
     "weighted_nodes",
 ]
 
-WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 PASSING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "MaxPool"})
 ARITHMETIC = frozenset({"Add", "Mul", "Concat", "LeakyRelu", "Sigmoid", "AveragePool", "GlobalAveragePool"})
 MERGED = frozenset({"Relu", "Clip"})  # vanish into the range of the convolution before them
@@ -41,21 +35,6 @@ class Placement:
     nodes: frozenset[str]
     kept_float: Mapping[str, str]
     rounded: frozenset[str] = frozenset()  # the tensors with a QuantizeLinear of their own range
-
-
-def weight_of(node: NodeProto, graph: Graph) -> tuple[str, int] | None:
-    """The constant weight of a Conv, Gemm or MatMul and the axis of its output channels, or None."""
-    if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in graph.initializers:
-        return None
-    weight = graph.initializers[node.input[1]]
-    if weight.dtype != np.float32:
-        return None
-    match node.op_type:
-        case "Conv":
-            return (node.input[1], 0) if weight.ndim in (3, 4) else None
-        case "Gemm":
-            return node.input[1], 0 if attribute(node, "transB", 0) else 1
-    return (node.input[1], 1) if weight.ndim == 2 else None
 
 
 def _runs_on_integers(node: NodeProto, graph: Graph) -> bool:
@@ -175,39 +154,3 @@ def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:
     if not any(reader.name in chosen for reader in readers):
         return "only float nodes read its result"
     return None
-
-
-def multiply_adds(node: NodeProto, graph: Graph, elements: Mapping[str, int]) -> int:
-    """Multiply-adds of one weighted node for one sample; ``elements`` is the size of one sample of each tensor."""
-    found = weight_of(node, graph)
-    if found is None:
-        return 0
-    name, axis = found
-    shape = graph.initializers.shape(name)
-    return elements.get(node.output[0], 0) * math.prod(shape) // max(shape[axis], 1)
-
-
-def estimate_cost(node: NodeProto, graph: Graph, elements: Mapping[str, int], integer: bool) -> float:
-    """Microseconds, roughly, on one thread of an x64 core with VNNI; only ratios matter.
-
-    Fitted to onnxruntime 1.31's profile of MobileNetV1, ResNet and SqueezeNet (tests/bench/RESULTS.md): dense float
-    convolutions reach 100 multiply-adds a nanosecond and integer ones 300, but an integer convolution over fewer than 8
-    input channels gathers its patches one by one, and a depthwise one over fewer than 16 leaves its vectors empty.
-    """
-    found = weight_of(node, graph)
-    size = sum(elements.get(name, 0) for name in node.output)
-    if node.op_type in MERGED:
-        return 0.0  # fused into the layer before it, in integers and in float
-    if found is None:
-        return size * (0.1e-3 if integer else 0.2e-3)
-    shape = graph.initializers.shape(found[0])
-    macs = multiply_adds(node, graph, elements)
-    if node.op_type != "Conv":
-        return macs / (300e3 if integer else 100e3)
-    channels, per_group, kernel = shape[0], shape[1], math.prod(shape[2:])
-    if per_group == 1 and channels > 1:
-        return size * ((1.6e-3 if channels < 16 else 0.35e-3) if integer else 0.3e-3)
-    gathered = size // channels * per_group * kernel if kernel > 1 else 0
-    if integer:
-        return macs / 300e3 + gathered * (0.5e-3 if per_group < 8 else 0.05e-3)
-    return macs / (100e3 if per_group >= 8 else 40e3)

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from converter.graph import Graph
-from converter.placement import MERGED, Placement, estimate_cost, place, quantized_tensors, weight_of
+from converter.costs import crossing_cost, node_cost
+from converter.graph import Graph, weight_of
+from converter.placement import MERGED, Placement, place, quantized_tensors
 
-__all__ = ["choose_precision"]
+__all__ = ["choose_precision", "integer_cost"]
 
 SLACK = 0.03  # of the all-integer model's estimated time
-FLOAT_WEIGHTS = 0.02  # of all weights may stay float for accuracy's sake
+FLOAT_WEIGHTS = 0.03  # of all weights may stay float for accuracy's sake,
+FEW_WEIGHTS = 4096  # and so many in any case: 12 kB of the file
 LEAST_GAIN = 0.01  # of the whole damage, below which a removal is not worth its entry in the report
 WORST = 12  # tensors considered at a time
 
@@ -45,7 +47,7 @@ def choose_precision(
     weights = sum(_weight_size(node, graph) for node in graph.nodes)
     state = _evaluate(graph, damage, elements, kept_float)
     limit, whole = state.cost * (1 + SLACK), max(state.damage, 1e-30)
-    room = state.float_weights + FLOAT_WEIGHTS * weights
+    room = state.float_weights + max(FLOAT_WEIGHTS * weights, FEW_WEIGHTS)
     while True:
         best: _State | None = None
         for tensor in _worst_tensors(graph, state.placement, damage):
@@ -73,15 +75,21 @@ def _evaluate(
     placement = place(graph, {name: why for name, why in kept_float.items() if why not in ISLANDS})
     rounded = quantized_tensors(graph, placement.nodes)
     harm = sum(damage.get(tensor, 0.0) for tensor in sorted(set(rounded.values())))
-    cost = sum(estimate_cost(node, graph, elements, node.name in placement.nodes) for node in graph.nodes)
-    for tensor in rounded:
-        producer = graph.producer(tensor)
-        crossings = (producer is None or producer.name not in placement.nodes) + any(
-            reader.name not in placement.nodes for reader in graph.consumers(tensor)
-        )
-        cost += crossings * elements.get(tensor, 0) * 0.25e-3
+    cost = integer_cost(graph, placement, elements)
     float_weights = sum(_weight_size(node, graph) for node in graph.nodes if node.name not in placement.nodes)
     return _State(placement, harm, cost, float_weights)
+
+
+def integer_cost(graph: Graph, placement: Placement, elements: Mapping[str, int]) -> float:
+    """Microseconds, roughly, of one sample: all kernels, and all crossings between float and integers."""
+    cost = sum(node_cost(node, graph, elements, node.name in placement.nodes) for node in graph.nodes)
+    for tensor in quantized_tensors(graph, placement.nodes):
+        producer = graph.producer(tensor)
+        if producer is None or producer.name not in placement.nodes:
+            cost += crossing_cost(tensor, graph, elements, inwards=True)
+        if any(reader.name not in placement.nodes for reader in graph.consumers(tensor)):
+            cost += crossing_cost(tensor, graph, elements, inwards=False)
+    return cost
 
 
 ISLANDS = (

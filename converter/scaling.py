@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.graph import Graph
+from converter.graph import Graph, weight_of
 from converter.inputs import ADJUSTABLE, InputKind, InputPlan, Scaling, assemble, batch_limit, draw
 from converter.normalization import BatchNormStatistics
-from converter.placement import weight_of
 from converter.reconstruction import Reconstruction
 
 __all__ = ["PICTURE_SCALINGS", "settle_scalings"]

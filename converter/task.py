@@ -11,14 +11,13 @@ from onnx import ModelProto
 
 from converter.admission.loading import load
 from converter.fidelity import ClassOutput, class_output
-from converter.graph import Graph
+from converter.graph import Graph, multiply_adds
 from converter.inputs import InputKind, InputPlan, assemble, batch_limit, describe_inputs, draw
 from converter.normalization import BatchNormStatistics, Normalized
 from converter.normalization.equivalence import probe, verify_equivalence
 from converter.optimization import sizes
 from converter.options import Options
 from converter.pictures import Preparation
-from converter.placement import multiply_adds
 from converter.reconstruction import Reconstruction
 from converter.scaling import settle_scalings
 from converter.validation import ValidationData, load_validation

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from converter.calibration import RangeRule, observe, tensors
 from converter.correction import Correction, Settings, apply_correction, correct
-from converter.graph import Graph
-from converter.placement import place, quantized_tensors, weight_of
+from converter.graph import Graph, weight_of
+from converter.placement import place, quantized_tensors
 from converter.quantization import Range
 from converter.reconstruction import reconstruct
 from converter.sensitivity import round_to_range

@@ -7,17 +7,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from converter.calibration import RangeRule, observe
-from converter.graph import Graph
+from converter.graph import Graph, multiply_adds, weight_of
 from converter.optimization import sizes
-from converter.placement import (
-    candidates,
-    estimate_cost,
-    multiply_adds,
-    place,
-    quantized_tensors,
-    weight_of,
-    weighted_nodes,
-)
+from converter.placement import candidates, place, quantized_tensors, weighted_nodes
 from converter.quantization import Plan, quantize, quantized_activations
 from tests.networks import (
     NETWORKS,
@@ -188,16 +180,6 @@ def test_multiply_adds_of_known_layers() -> None:
     assert counted == [16 * 6 * 6 * 8 * 9, 16 * 6 * 6 * 9, 24 * 6 * 6 * 16]
     gemm = next(each for each in given.graph.nodes if each.op_type == "Gemm")
     assert multiply_adds(gemm, given.graph, elements) == 24 * 5
-
-
-def test_dense_layers_are_cheaper_in_integers_and_thin_depthwise_ones_are_not() -> None:
-    def cost(filters: int, channels: int, integer: bool) -> float:
-        conv = node("Conv", ["x", "w"], ["last"], name="c", pads=[1] * 4, group=filters // channels)
-        graph = Graph(model_of([conv], {"w": weights(filters, channels, 3, 3)}, ("N", filters, 12, 12), ["last"]))
-        return estimate_cost(graph.nodes[0], graph, {"last": filters * 144}, integer)
-
-    assert cost(64, 64, True) < cost(64, 64, False)
-    assert cost(8, 1, True) > cost(8, 1, False)
 
 
 def test_a_relu_that_a_body_reads_is_not_merged() -> None:

@@ -12,10 +12,10 @@ from onnx import TensorProto, numpy_helper
 
 from converter.calibration import RangeRule, observe
 from converter.errors import VerificationFailed
-from converter.graph import Graph
+from converter.graph import Graph, weight_of
 from converter.inference import open_session
 from converter.options import Target
-from converter.placement import place, quantized_tensors, weight_of
+from converter.placement import place, quantized_tensors
 from converter.quantization import Plan, Range, WeightGrid, quantize, quantized_activations, weight_values
 from converter.rounding import max_scale, nearest
 from tests.networks import NETWORKS, Prepared, clipped, difference, prepare, residual, run

@@ -26,8 +26,7 @@ import torch
 from onnx import NodeProto
 from torch import Tensor
 
-from converter.graph import Graph
-from converter.placement import weight_of
+from converter.graph import Graph, weight_of
 from converter.synthesis.canvas import canvases, join, mean_curve, settle_effort
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, measured, normalized_distance, propagated_targets

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from converter.graph import weight_of
 from converter.moments import channel_axis, input_moments, propagate
-from converter.placement import weight_of
 from converter.synthesis.problem import Problem
 
 __all__ = ["Target", "find_targets", "measured", "normalized_distance", "propagated_targets", "squared_distance"]

@@ -29,13 +29,12 @@ from numpy.typing import NDArray
 
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
-from converter.graph import Graph
+from converter.graph import Graph, weight_of
 from converter.inputs import ADJUSTABLE, InputPlan, assemble, describe_inputs, draw
 from converter.integers import make_integers
 from converter.moments import channel_axis, input_moments, propagate
 from converter.normalization import normalize
 from converter.options import Method, Options, Precision
-from converter.placement import weight_of
 from converter.progress import Reporter, silent
 from converter.reconstruction import Reconstruction, reconstruct
 from converter.sampling import make_samples
