@@ -12,6 +12,7 @@ import typer
 
 from converter.console import DISAPPOINTED, DONE, REFUSED, emit, one_line, run, showing_progress
 from converter.errors import InvalidOption
+from converter.memory import separate_large_blocks
 from converter.options import Method, Options, Precision, Step, Target
 from converter.outputs import Outputs, existing_model, write_result
 from converter.progress import Stage
@@ -80,6 +81,7 @@ def convert(
     outputs = Outputs.beside(source, output, report, html)
     outputs.check(source)
     machine = sys.stdout
+    separate_large_blocks()
 
     def announce(stage: Stage, files: list[str]) -> None:
         if as_json:

@@ -27,7 +27,7 @@ __all__ = ["Correction", "LayerChange", "Settings", "apply_correction", "correct
 
 COLUMNS_A_WEIGHT = 8  # input patches seen for each weight of a row, at most
 LEAST_COLUMNS = 20_000
-PATCHES = 64_000_000  # numbers in a batch's patches from which its samples are taken one by one, to spare memory
+PATCHES = 16_000_000  # numbers in a batch's patches from which its samples are taken one by one, to spare memory
 WIDEST = 4_608  # weights a row up to which the moments are kept; above, rounding is to nearest
 
 

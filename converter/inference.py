@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
+from converter.memory import return_freed_memory
+
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort  # after the switch above, which it reads when it is loaded
@@ -38,11 +40,14 @@ def open_session(
 
     Protobuf merges repeated messages: the further outputs are appended as bytes, and no weights are copied for them.
     """
+    return_freed_memory()  # a session takes several times its model's size
     content = serialize(model)
     if also:
         further = GraphProto(output=[ValueInfoProto(name=name) for name in also])
         content += ModelProto(graph=further).SerializeToString()
     options = ort.SessionOptions()
+    if also:  # for looking inside once, not for speed: packed weights would be one more copy of them
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET

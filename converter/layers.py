@@ -21,7 +21,7 @@ from converter.report.schema import Layer, Scale
 
 __all__ = ["layer_fidelity"]
 
-GROUP_BYTES = 96 << 20  # of float intermediates fetched in one run
+GROUP_BYTES = 32 << 20  # of float intermediates fetched in one run
 MOST_VALUES = 1 << 17  # of one tensor and batch that errors are summed over
 
 

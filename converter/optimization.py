@@ -17,6 +17,7 @@ from converter.equalization import LAYERS, NORMALIZATIONS, Equalization, equaliz
 from converter.graph import Graph, attribute, multiply_adds
 from converter.inputs import Feeds
 from converter.layout import keep_channels_last
+from converter.memory import return_freed_memory
 from converter.mixed import Widths, coarse_activations, settle_widths
 from converter.options import Method, Options, Precision, Step
 from converter.placement import Placement, place, quantized_tensors
@@ -96,6 +97,7 @@ def optimize(
     fitted = max(int(STREAM_BYTES / (4 * max(elements.values(), default=1))), JUDGED)
     batches = [tensors(feeds) for feeds in _first(calibration, fitted)]
     widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
+    return_freed_memory()
     progress(0.6, "bits of the weights settled")
     settings = replace(settings, bits=widths.bits)
 

@@ -24,7 +24,7 @@ __all__ = ["choose_precision", "integer_cost"]
 
 SLACK = 0.03  # of the all-integer model's estimated time
 FLOAT_WEIGHTS = 0.03  # of all weights may stay float for accuracy's sake,
-FEW_WEIGHTS = 4096  # and so many in any case: 12 kB of the file
+FEW_WEIGHTS = 4096  # or so many, 12 kB of the file, but no more than a quarter
 LEAST_GAIN = 0.01  # of the whole damage, below which a removal is not worth its entry in the report
 WORST = 12  # tensors considered at a time
 
@@ -47,7 +47,7 @@ def choose_precision(
     weights = sum(_weight_size(node, graph) for node in graph.nodes)
     state = _evaluate(graph, damage, elements, kept_float)
     limit, whole = state.cost * (1 + SLACK), max(state.damage, 1e-30)
-    room = state.float_weights + max(FLOAT_WEIGHTS * weights, FEW_WEIGHTS)
+    room = state.float_weights + max(FLOAT_WEIGHTS * weights, min(FEW_WEIGHTS, weights / 4))
     while True:
         best: _State | None = None
         for tensor in _worst_tensors(graph, state.placement, damage):

@@ -69,12 +69,14 @@ class Moments:
     def add(self, columns: Tensor) -> None:
         """Takes in [G, K, P]: P patches of each group."""
         columns = columns.to(self.total.dtype)
-        self.total += columns @ columns.transpose(1, 2)
+        self.total.baddbmm_(columns, columns.transpose(1, 2))
         self.count += columns.shape[2]
 
     def mean(self) -> Tensor:
-        """[G, K, K]."""
-        return self.total / max(self.count, 1)
+        """[G, K, K], in the memory of the sums: nothing can be taken in afterwards."""
+        self.total /= max(self.count, 1)
+        self.count = 0
+        return self.total
 
 
 def compensate(rows: Tensor, scale: Tensor, moments: Tensor, bits: int) -> Tensor:
@@ -92,13 +94,12 @@ def compensate(rows: Tensor, scale: Tensor, moments: Tensor, bits: int) -> Tenso
     order = diagonal.argsort(dim=1, descending=True, stable=True)  # [G, K]
     back = order.argsort(dim=1)
     weight = weight.gather(2, order[:, None].expand_as(weight))
-    sorted_moments = moments.gather(1, order[:, :, None].expand_as(moments)).gather(
-        2, order[:, None].expand_as(moments)
-    )
     damping = DAMPING * diagonal.mean(1).clamp_min(1e-12)
-    sorted_moments = sorted_moments + torch.diag_embed(damping[:, None].expand(groups, width))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(sorted_moments))
-    carry = torch.linalg.cholesky(inverse, upper=True)  # [G, K, K]
+    carry = moments.gather(1, order[:, :, None].expand_as(moments))  # one name for all four steps: each is [G, K, K]
+    carry = carry.gather(2, order[:, None].expand_as(moments))
+    carry.diagonal(dim1=1, dim2=2).add_(damping[:, None])
+    carry = torch.cholesky_inverse(torch.linalg.cholesky(carry))
+    carry = torch.linalg.cholesky(carry, upper=True)
     rounded = torch.empty_like(weight)
     for start in range(0, width, BLOCK):
         stop = min(start + BLOCK, width)
