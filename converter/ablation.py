@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from converter.graph import Array, Graph, opset
 from converter.grids import Grid, read_grids
-from converter.inference import Feeds, open_session, output_names
+from converter.inference import Feeds, open_session, output_names, serialize
 
 __all__ = ["contributions", "switchable"]
 
@@ -86,7 +86,7 @@ def contributions(
     tensors = [tensor for tensor in read_grids(Graph(float32), Graph(int8)) if tensor.kind != "bias"]
     if not tensors or opset(float32) < 13:
         return {}
-    session = open_session(switchable(float32, int8, tensors), threads)
+    session = open_session(serialize(switchable(float32, int8, tensors)), threads)
     names = output_names(session)
     wanted = {entry.name for entry in session.get_inputs()}
     given = {name: value for name, value in feed.items() if name in wanted}

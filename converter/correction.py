@@ -28,7 +28,7 @@ __all__ = ["Correction", "LayerChange", "Settings", "apply_correction", "correct
 COLUMNS_A_WEIGHT = 8  # input patches seen for each weight of a row, at most
 LEAST_COLUMNS = 20_000
 PATCHES = 16_000_000  # numbers in a batch's patches from which its samples are taken one by one, to spare memory
-WIDEST = 4_608  # weights a row up to which the moments are kept; above, rounding is to nearest
+WIDEST = 2_304  # weights a row up to which moments are kept: beyond, there are fewer patches than weights
 
 
 @dataclass(frozen=True)

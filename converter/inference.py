@@ -36,15 +36,9 @@ def open_session(
     level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     optimized_path: str | None = None,
 ) -> ort.InferenceSession:
-    """A session on the CPU whose outputs are the model's and then the tensors in ``also``.
-
-    Protobuf merges repeated messages: the further outputs are appended as bytes, and no weights are copied for them.
-    """
+    """A session on the CPU whose outputs are the model's and then the tensors in ``also``."""
     return_freed_memory()  # a session takes several times its model's size
-    content = serialize(model)
-    if also:
-        further = GraphProto(output=[ValueInfoProto(name=name) for name in also])
-        content += ModelProto(graph=further).SerializeToString()
+    content = _with_outputs(model, also) if also else serialize(model)
     options = ort.SessionOptions()
     if also:  # for looking inside once, not for speed: packed weights would be one more copy of them
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -55,6 +49,19 @@ def open_session(
     if optimized_path is not None:
         options.optimized_model_filepath = optimized_path
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _with_outputs(model: ModelProto | bytes, also: Sequence[str]) -> bytes:
+    """The model's bytes with further outputs, for which no weights are copied."""
+    further = [ValueInfoProto(name=name) for name in also]
+    if isinstance(model, bytes):  # protobuf merges repeated messages
+        return model + serialize(ModelProto(graph=GraphProto(output=further)))
+    count = len(model.graph.output)
+    model.graph.output.extend(further)
+    try:
+        return serialize(model)
+    finally:
+        del model.graph.output[count:]
 
 
 def output_names(session: ort.InferenceSession) -> list[str]:

@@ -31,7 +31,9 @@ __all__ = ["Optimized", "optimize", "sizes"]
 
 EQUALIZED = 32  # samples that tell each channel's range
 BLOCKS_SHARE = 0.4  # of the time budget that GENIE-M may take
+MOST_FITTED = 128  # samples the weights are fitted on, however many calibrate the ranges
 STREAM_BYTES = 96e6  # that the largest tensor may take for all samples the weights are fitted on
+PIECE_BYTES = 12e6  # that the largest tensor may take for the samples that go through a layer at a time
 JUDGED_BYTES = 128e6  # of activations that one backward pass may keep
 JUDGED = 8  # samples whose gradients weigh the damage
 
@@ -83,8 +85,8 @@ def optimize(
         for name in providers
     }
     ranges |= {name: each for name, each in stated.items() if name in ranges}
-    together = max(int(JUDGED_BYTES / (4 * max(sum(elements.values()), 1))), 1)
-    judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, together)]
+    judged_together = max(int(JUDGED_BYTES / (4 * max(sum(elements.values()), 1))), 1)
+    judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, judged_together)]
     damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
     progress(0.5, "damage of each rounding measured")
     harm = {name: damage[source] for name, source in shared.items()}
@@ -94,8 +96,9 @@ def optimize(
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
     settings = Settings(Step.ROUNDING not in options.skip, Step.BIAS_CORRECTION not in options.skip)
-    fitted = max(int(STREAM_BYTES / (4 * max(elements.values(), default=1))), JUDGED)
-    batches = [tensors(feeds) for feeds in _first(calibration, fitted)]
+    fitted = min(max(int(STREAM_BYTES / (4 * max(elements.values(), default=1))), JUDGED), MOST_FITTED)
+    together = max(int(PIECE_BYTES / (4 * max(elements.values(), default=1))), 1)
+    batches = [tensors(part) for feeds in _first(calibration, fitted) for part in _parts(feeds, together)]
     widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
     return_freed_memory()
     progress(0.6, "bits of the weights settled")
