@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 
 from service.settings import Settings
 
-__all__ = ["die_with_parent", "environment", "serve"]
+__all__ = ["die_with_parent", "environment", "listening", "serve"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -26,20 +27,27 @@ def serve(settings: Settings, workers: int) -> None:
 
     from service.app import create_app
 
-    with _listening(settings.host, settings.port) as listener:
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            gc.collect()
+            gc.freeze()  # else each full collection looks through all modules again and stops every request meanwhile
+
+    with listening(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         config = uvicorn.Config(
             create_app(settings),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=5,  # an event stream would otherwise hold the process for ever
+            timeout_keep_alive=30,  # longer than clients keep an idle connection, who else send into one just closed
             server_header=False,
         )
         with _workers(settings, workers):
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             print(f"zsq serves at http://{host}:{port}/ (Ctrl-C ends it)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
-                uvicorn.Server(config).run(sockets=[listener])
+                Server(config).run(sockets=[listener])
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -61,10 +69,11 @@ def die_with_parent(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A listening socket: an address in use is found before anything is started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
+    # the protocol is named because asyncio turns Nagle's algorithm off only on sockets that say TCP: 40 ms an answer
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))

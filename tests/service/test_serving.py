@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from service.client import Client
-from service.serving import environment
+from service.serving import environment, listening
 from service.settings import Settings
 from tests.service.running import READY_WITHIN, children, serving, until
 
@@ -49,3 +51,21 @@ def test_another_process_reads_the_same_settings(tmp_path: Path, monkeypatch: py
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_answers_are_not_held_back_for_acknowledgements() -> None:
+    async def accepted(listener: socket.socket) -> int:
+        found: asyncio.Queue[int] = asyncio.Queue()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            found.put_nowait(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(connected, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.close()
+            return await found.get()
+
+    with listening("127.0.0.1", 0) as listener:
+        assert asyncio.run(accepted(listener)) == 1
