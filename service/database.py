@@ -193,7 +193,7 @@ class Database:
         if self.is_sqlite:
             path = Path(settings.database_url.removeprefix("sqlite:///"))
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.engine = sa.create_engine(settings.database_url, pool_size=8, max_overflow=16)
+            self.engine = sa.create_engine(settings.database_url, pool_size=24, max_overflow=16)
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             take_turns(self.engine, path.with_name(f"{path.name}-turn"), BUSY_SECONDS)
         else:
