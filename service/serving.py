@@ -16,13 +16,15 @@ from collections.abc import Iterator
 
 from service.settings import Settings
 
-__all__ = ["die_with_parent", "environment", "listening", "serve"]
+__all__ = ["die_with_parent", "environment", "listening", "pause_after", "serve", "workers"]
 
 PR_SET_PDEATHSIG = 1
+STILLBORN = 10.0  # seconds: a worker that dies within them may never get anywhere
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
-def serve(settings: Settings, workers: int) -> None:
-    """Serves until SIGINT or SIGTERM, then ends open requests, then workers, which finish or hand back their jobs."""
+def serve(settings: Settings, count: int) -> None:
+    """Serves until SIGINT or SIGTERM; then ends open requests, then its workers, which finish or hand back jobs."""
     import uvicorn
 
     from service.app import create_app
@@ -43,7 +45,7 @@ def serve(settings: Settings, workers: int) -> None:
             timeout_keep_alive=30,  # longer than clients keep an idle connection, who else send into one just closed
             server_header=False,
         )
-        with _workers(settings, workers):
+        with workers(settings, count):
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             print(f"zsq serves at http://{host}:{port}/ (Ctrl-C ends it)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
@@ -84,7 +86,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _workers(settings: Settings, count: int) -> Iterator[None]:
+def workers(settings: Settings, count: int) -> Iterator[None]:
     """That many workers run beside this process and are started again if they die; none is left afterwards."""
     ending = threading.Event()
     keepers = [threading.Thread(target=_keep, args=(settings, ending), name=f"worker-{n}") for n in range(count)]
@@ -103,7 +105,7 @@ def _keep(settings: Settings, ending: threading.Event) -> None:
 
     The thread that starts it must live as long: to the kernel, the end of that thread is the death of the parent.
     """
-    pause = 0.5
+    pause = 0.0
     while not ending.is_set():
         started = time.monotonic()
         command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
@@ -118,6 +120,11 @@ def _keep(settings: Settings, ending: threading.Event) -> None:
                 worker.kill()
                 worker.wait()
         else:
-            pause = 0.5 if time.monotonic() - started > 60 else min(2 * pause, 30.0)
-            print(f"zsq: a worker ended with {worker.returncode}; the next starts in {pause:.0f} s", file=sys.stderr)
+            pause = pause_after(time.monotonic() - started, pause)
+            print(f"zsq: a worker ended with {worker.returncode}; the next starts in {pause:.1f} s", file=sys.stderr)
             ending.wait(pause)
+
+
+def pause_after(lived: float, before: float) -> float:
+    """How long to wait after a worker's death: briefly, but each time longer while they die as soon as they start."""
+    return FIRST_PAUSE if lived > STILLBORN else min(max(2 * before, FIRST_PAUSE), LONGEST_PAUSE)

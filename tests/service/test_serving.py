@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.client import Client
-from service.serving import environment, listening
+from service.serving import environment, listening, pause_after
 from service.settings import Settings
 from tests.service.running import READY_WITHIN, children, serving, until
 
@@ -44,6 +44,22 @@ def test_workers_do_not_outlive_a_killed_server(tmp_path: Path) -> None:
         workers = children(process)
         process.kill()
         until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, _):
+        until(lambda: children(process))
+        first = children(process)[0]
+        first.kill()
+        until(lambda: any(each.pid != first.pid for each in children(process)))
+
+
+def test_only_workers_that_die_at_once_are_waited_for_longer_each_time() -> None:
+    pauses = [0.0]
+    for lived in (1, 1, 1, 60, 1, 60, 60):
+        pauses.append(pause_after(lived, pauses[-1]))
+    assert pauses == [0.0, 0.5, 1.0, 2.0, 0.5, 1.0, 0.5, 0.5]
+    assert pause_after(1, 30.0) == 30.0
 
 
 def test_another_process_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
