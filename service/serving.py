@@ -32,7 +32,6 @@ def serve(settings: Settings, count: int) -> None:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            gc.collect()
             gc.freeze()  # else each full collection looks through all modules again and stops every request meanwhile
 
     with listening(settings.host, settings.port) as listener:
