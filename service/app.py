@@ -16,6 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from service import documentation, logs, problems
 from service.context import Context
+from service.heads import Heads
 from service.intake import FORM_OVERHEAD
 from service.metrics import Metrics
 from service.observation import QUIET, Observation
@@ -65,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         telemetry=_telemetry(),
     )
+    app.add_middleware(Heads)
     app.add_middleware(Observation, metrics=metrics)
     problems.install(app)
     for router in (conversions.upload_router, convert.router):

@@ -42,4 +42,8 @@ def context_of(request: Request) -> Context:
     return context
 
 
-FromContext = Annotated[Context, Depends(context_of)]
+async def _context(request: Request) -> Context:
+    return context_of(request)  # not itself the dependency: the framework would call it on another thread
+
+
+FromContext = Annotated[Context, Depends(_context)]

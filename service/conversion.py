@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath
 import sqlalchemy as sa
 import structlog
 
+from converter.report.schema import Isolation
 from service import isolation
 from service.attempts import Attempt, Attempts, Superseded
 from service.engine import Kind
-from service.isolation import Child, Ending, Exit, Limits
+from service.isolation import Child, Ending, Exit, Level, Limits
 from service.outputs import BadOutput, opened, read_report
 from service.patience import GivenUp, Patience, is_passing
 from service.relay import Relay
@@ -172,7 +173,7 @@ class Conversions:
             raise GivenUp
         self._patience(self._attempts.confined, attempt, facts)
         if ended.ending is Ending.EXITED and ended.code in (0, 3) and relay.result is not None:
-            return self._publish(attempt, child, log)
+            return self._publish(attempt, child, ended.level, log)
         if ended.errors:
             log.warning("standard error of the child", text=ended.errors[-4000:])
         if ended.ending is Ending.CRASHED and ended.code == -signal.SIGKILL:
@@ -209,12 +210,13 @@ class Conversions:
         self._artefacts.fetch(key, path)
 
     def _publish(
-        self, attempt: Attempt, child: Child, log: structlog.typing.FilteringBoundLogger
+        self, attempt: Attempt, child: Child, level: Level, log: structlog.typing.FilteringBoundLogger
     ) -> dict[str, str] | None:
         """The child's files are checked, stored and the job's, or the error is returned."""
         put = self._artefacts.put_open
         try:
-            report = read_report(child.folder, "report.json")
+            # the level is what the sandbox said before the child was let loose, not what the child may claim
+            report = read_report(child.folder, "report.json").confined(Isolation(**level.facts()))
             page = report.to_html()  # ours, from checked data; the child's own page is not used
             results = {
                 "report": self._patience(put, io.BytesIO(report.to_json().encode())),

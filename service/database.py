@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.settings import Settings
+from service.turns import take_turns
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+BUSY_SECONDS = 30  # how long a writer waits for others on SQLite
 
 
 def now() -> datetime:
@@ -191,8 +193,9 @@ class Database:
         if self.is_sqlite:
             path = Path(settings.database_url.removeprefix("sqlite:///"))
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.engine = sa.create_engine(settings.database_url, pool_size=8, max_overflow=16)
+            self.engine = sa.create_engine(settings.database_url, pool_size=24, max_overflow=16)
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            take_turns(self.engine, path.with_name(f"{path.name}-turn"), BUSY_SECONDS)
         else:
             self.engine = sa.create_engine(
                 settings.database_url,
@@ -245,7 +248,7 @@ class Database:
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = "IMMEDIATE"
-    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
     connection.execute("PRAGMA journal_mode=WAL")  # readers of the API do not wait for the worker's writes
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")

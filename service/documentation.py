@@ -24,6 +24,21 @@ TAGS = [
 EXTRA = (Problem, ConversionOptions, ConversionEvent)
 """Schemas that no route mentions by type."""
 
+EVENT = {
+    "type": "object",
+    "description": "One event of the stream: what tools for OpenAPI 3.1 take the schema of an event stream for.",
+    "properties": {
+        "id": {"type": "string", "description": "For `Last-Event-ID`."},
+        "event": {"type": "string"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/ConversionEvent"},
+        },
+    },
+    "required": ["id", "event", "data"],
+}
+
 
 def complete(app: FastAPI, secured: bool) -> None:
     """``app.openapi()`` also describes problems, options and events, and asks for keys only where they are needed."""
@@ -58,7 +73,7 @@ def _tidy(operation: dict[str, Any], secured: bool) -> None:
         if "application/problem+json" in content:
             content.pop("application/json", None)
         if "text/event-stream" in content:  # the framework's itemSchema belongs to OpenAPI 3.2, and this is 3.1
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+            content["text/event-stream"] = {"schema": EVENT}
 
 
 @dataclass(frozen=True)

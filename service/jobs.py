@@ -57,6 +57,7 @@ __all__ = [
     "Worker",
 ]
 
+VERSION = version("zsq")
 LIVE = timedelta(seconds=15)  # a worker is counted as alive if it said so within this time
 
 
@@ -88,12 +89,12 @@ class Jobs:
 
         Raises IdempotencyConflict, QuotaExceeded, QueueFull, and storage.Missing if the model is no longer stored.
         """
+        row = _row_of(new)
         with self.database.writing() as connection:
             self.database.lock_owner(connection, new.owner)
             if (earlier := _same_request(connection, new)) is not None:
                 return earlier
             _check_quota(connection, new)
-            row = _row_of(new)
             reused = None if new.fresh else _finished_twin(connection, new.owner, row["result_key"])
             if reused is None:
                 self._check_queue(connection)
@@ -219,7 +220,7 @@ class Jobs:
 
 def result_key(model_sha256: str, options: Mapping[str, Any]) -> str:
     """One name for "this file, these options, this version of zsq": equal names have equal results."""
-    facts = json.dumps([model_sha256, dict(options), version("zsq")], sort_keys=True, separators=(",", ":"))
+    facts = json.dumps([model_sha256, dict(options), VERSION], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(facts.encode()).hexdigest()
 
 

@@ -186,5 +186,6 @@ class Delivery:
 
 
 def job_of(row: sa.Row[Any]) -> Job:
-    values = {name: row._mapping[name] for name in Job.__dataclass_fields__}
+    columns = row._mapping  # each access makes a new one
+    values = {name: columns[name] for name in Job.__dataclass_fields__}
     return Job(**values | {"status": JobStatus(values["status"])})

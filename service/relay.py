@@ -22,6 +22,7 @@ __all__ = ["Relay"]
 PERIOD = 0.5
 STAGES = frozenset(map(str, Stage))
 MESSAGE_LIMIT = 300
+PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
 
 class Relay:
@@ -86,8 +87,8 @@ class Relay:
                     self.superseded = True
             except Superseded:
                 self.superseded = True
-            except (sa.exc.OperationalError, sa.exc.InterfaceError) as problem:
-                self._log.warning("progress not written", reason=str(problem.orig))
+            except PASSING as problem:
+                self._log.warning("progress not written", reason=str(problem)[:MESSAGE_LIMIT])
             if ended or self.superseded:
                 return
 
@@ -105,8 +106,8 @@ class Relay:
                 self._artefacts.delete_now(*files.values())
                 self.superseded = True
                 return
-            except (BadOutput, StoreDown, OSError, sa.exc.OperationalError, sa.exc.InterfaceError) as problem:
-                self._log.warning("checkpoint not stored", stage=stage, reason=str(problem))
+            except (BadOutput, StoreDown, OSError, *PASSING) as problem:
+                self._log.warning("checkpoint not stored", stage=stage, reason=str(problem)[:MESSAGE_LIMIT])
 
 
 def _progress_of(line: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -22,7 +22,7 @@ from service import landlock, seccomp
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 38, 24
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS = 0x10000000, 0x40000000, 0x08000000, 0x04000000
 
-NICE = 5  # on a machine with few cores the API goes first
+NICE = 10  # on a machine with few cores API and worker go first: a tenth of a core is left to the child while they work
 
 SYSTEM = (
     "/lib",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -15,31 +16,39 @@ from collections.abc import Iterator
 
 from service.settings import Settings
 
-__all__ = ["die_with_parent", "environment", "serve"]
+__all__ = ["die_with_parent", "environment", "listening", "pause_after", "serve", "workers"]
 
 PR_SET_PDEATHSIG = 1
+STILLBORN = 10.0  # seconds: a worker that dies within them may never get anywhere
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
-def serve(settings: Settings, workers: int) -> None:
-    """Serves until SIGINT or SIGTERM, then ends open requests, then workers, which finish or hand back their jobs."""
+def serve(settings: Settings, count: int) -> None:
+    """Serves until SIGINT or SIGTERM; then ends open requests, then its workers, which finish or hand back jobs."""
     import uvicorn
 
     from service.app import create_app
 
-    with _listening(settings.host, settings.port) as listener:
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            gc.freeze()  # else each full collection looks through all modules again and stops every request meanwhile
+
+    with listening(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         config = uvicorn.Config(
             create_app(settings),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=5,  # an event stream would otherwise hold the process for ever
+            timeout_keep_alive=30,  # longer than clients keep an idle connection, who else send into one just closed
             server_header=False,
         )
-        with _workers(settings, workers):
+        with workers(settings, count):
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             print(f"zsq serves at http://{host}:{port}/ (Ctrl-C ends it)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
-                uvicorn.Server(config).run(sockets=[listener])
+                Server(config).run(sockets=[listener])
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -61,10 +70,11 @@ def die_with_parent(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A listening socket: an address in use is found before anything is started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
+    # the protocol is named because asyncio turns Nagle's algorithm off only on sockets that say TCP: 40 ms an answer
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
@@ -75,7 +85,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _workers(settings: Settings, count: int) -> Iterator[None]:
+def workers(settings: Settings, count: int) -> Iterator[None]:
     """That many workers run beside this process and are started again if they die; none is left afterwards."""
     ending = threading.Event()
     keepers = [threading.Thread(target=_keep, args=(settings, ending), name=f"worker-{n}") for n in range(count)]
@@ -94,7 +104,7 @@ def _keep(settings: Settings, ending: threading.Event) -> None:
 
     The thread that starts it must live as long: to the kernel, the end of that thread is the death of the parent.
     """
-    pause = 0.5
+    pause = 0.0
     while not ending.is_set():
         started = time.monotonic()
         command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
@@ -109,6 +119,11 @@ def _keep(settings: Settings, ending: threading.Event) -> None:
                 worker.kill()
                 worker.wait()
         else:
-            pause = 0.5 if time.monotonic() - started > 60 else min(2 * pause, 30.0)
-            print(f"zsq: a worker ended with {worker.returncode}; the next starts in {pause:.0f} s", file=sys.stderr)
+            pause = pause_after(time.monotonic() - started, pause)
+            print(f"zsq: a worker ended with {worker.returncode}; the next starts in {pause:.1f} s", file=sys.stderr)
             ending.wait(pause)
+
+
+def pause_after(lived: float, before: float) -> float:
+    """How long to wait after a worker's death: briefly, but each time longer while they die as soon as they start."""
+    return FIRST_PAUSE if lived > STILLBORN else min(max(2 * before, FIRST_PAUSE), LONGEST_PAUSE)

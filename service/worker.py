@@ -8,7 +8,6 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from service.jobs import Jobs
 from service.liveness import Liveness, liveness_for
 from service.patience import GivenUp, Patience, is_passing
 from service.retention import Retention, remove_dead_folders
-from service.serving import environment
+from service.serving import workers
 from service.settings import Settings
 from service.storage import StoreDown
 from service.webhooks import Deliveries
@@ -229,17 +228,8 @@ def _kill_children() -> None:
 def _keep_several(settings: Settings) -> None:
     """As many processes of one conversion each as the concurrency says, replaced when they die, ended with this one."""
     ending, _ = _signals()
-    command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
-    variables = os.environ | environment(settings.model_copy(update={"worker_concurrency": 1}))
-    running: list[subprocess.Popen[bytes]] = []
-    while not ending.wait(1.0):
-        running = [process for process in running if process.poll() is None]
-        while len(running) < settings.worker_concurrency:
-            running.append(subprocess.Popen(command, env=variables, start_new_session=True))
-    for process in running:
-        process.terminate()
-    for process in running:
-        process.wait()
+    with workers(settings.model_copy(update={"worker_concurrency": 1}), settings.worker_concurrency):
+        ending.wait()
 
 
 def _signals() -> tuple[threading.Event, threading.Event]:

@@ -763,7 +763,7 @@ def external_nowhere() -> ModelProto:
     return external("")
 
 
-@content(UnsupportedModel, "which was not given")
+@content(InvalidModel, "which was not given")
 def external_not_sent() -> ModelProto:
     return external("weights.bin")
 

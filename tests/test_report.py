@@ -25,6 +25,7 @@ from converter.report import (
     Hypothesis,
     Input,
     Interval,
+    Isolation,
     KeptFloat,
     Kernels,
     Latency,
@@ -318,6 +319,16 @@ def test_reading_a_report_loads_neither_torch_nor_onnx() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- page
+
+
+def test_the_page_says_how_the_conversion_was_confined() -> None:
+    full = Isolation(level="full", landlock=7, seccomp=True, network="none")
+    report = make().confined(full)
+    assert report.environment.isolation == full
+    assert json.loads(report.to_json())["environment"]["isolation"]["level"] == "full"
+    assert "Isolation full: a process of its own with limits, only its own files" in text_of(report)
+    assert "all system calls" in text_of(make().confined(Isolation(level="limits")))
+    assert "Isolation" not in text_of(make())
 
 
 def test_the_page_needs_nothing_but_itself() -> None:

@@ -158,7 +158,7 @@ class Nowhere:
 
     def read(self, location: str, offset: int, length: int, tensor: str) -> bytes:
         """A refusal naming the tensor."""
-        raise UnsupportedModel(
+        raise InvalidModel(
             f"The tensor {shorten(tensor)!r} is in the external file {shorten(location)!r}, which was not given.",
             tensor=shorten(tensor),
             field="external_data",

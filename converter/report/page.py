@@ -66,6 +66,7 @@ def _template() -> Template:
         "error_share": words.error_share,
         "clip": clip,
         "sentence": words.sentence,
+        "confinement": words.confinement,
         "shape": _shape,
     }
     return environment.get_template("template.html")

@@ -27,6 +27,7 @@ __all__ = [
     "Hypothesis",
     "Input",
     "Interval",
+    "Isolation",
     "KeptFloat",
     "Kernels",
     "Latency",
@@ -153,6 +154,17 @@ class Model(Section):
     ] = None
 
 
+class Isolation(Section):
+    """How a service confined the process that ran the conversion; what could not be had is 0 or false."""
+
+    level: Annotated[str, Field(description="full, partial, or limits: of resources only")]
+    landlock: Annotated[
+        int, Field(ge=0, description="version of Linux' rules for files that held it in its folder")
+    ] = 0
+    seccomp: Annotated[bool, Field(description="whether system calls were filtered")] = False
+    network: Annotated[str, Field(description="none, no-tcp or open")] = "open"
+
+
 class Environment(Section):
     """Where and how the conversion ran, enough to repeat it."""
 
@@ -166,6 +178,7 @@ class Environment(Section):
     python: str = ""
     packages: Annotated[dict[str, str], BeforeValidator(_ordered)] = {}
     started: Annotated[str, Field(description="ISO 8601, UTC")] = ""
+    isolation: Annotated[Isolation | None, Field(description="null outside a service")] = None
 
 
 class Input(Section):
@@ -485,6 +498,10 @@ class Report(Section):
     size: Size
     timings: Timings
     warnings: tuple[Caution, ...] = ()
+
+    def confined(self, isolation: Isolation) -> Self:
+        """The same report, with the confinement as whoever ran the conversion knows it."""
+        return self.model_copy(update={"environment": self.environment.model_copy(update={"isolation": isolation})})
 
     def to_json(self) -> str:
         """The report as JSON with keys in the order of the schema; equal reports give equal text."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from converter.report.schema import Interval, OutputFidelity, Report
+from converter.report.schema import Interval, Isolation, OutputFidelity, Report
 
 __all__ = [
     "Headline",
     "bytes_",
+    "confinement",
     "error_share",
     "headline",
     "milliseconds",
@@ -48,6 +49,14 @@ def _hundredths(share: float, digits: int) -> str:
 def span(interval: Interval, digits: int = 1) -> str:
     """91.7 to 99.7 %."""
     return f"{_hundredths(interval.low, digits)} to {percent(interval.high, digits)}"
+
+
+def confinement(isolation: Isolation) -> str:
+    """What held the conversion, and what did not."""
+    network = {"none": "no network", "no-tcp": "no TCP connections"}.get(isolation.network, "an open network")
+    files = f"only its own files (Landlock {isolation.landlock})" if isolation.landlock else "its user's files"
+    calls = "filtered system calls (seccomp)" if isolation.seccomp else "all system calls"
+    return f"Isolation {isolation.level}: a process of its own with limits, {files}, {network}, {calls}."
 
 
 def sentence(words: str) -> str:

@@ -91,7 +91,13 @@ async def submit(
     return conversion
 
 
-@router.get("", operation_id="listConversions", summary="List conversions", responses=responses(400))
+@router.get(
+    "",
+    operation_id="listConversions",
+    summary="List conversions",
+    response_model=ConversionList,
+    responses=responses(400),
+)
 async def list_conversions(
     context: FromContext,
     principal: Reader,
@@ -100,13 +106,14 @@ async def list_conversions(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
     status: Annotated[JobStatus | None, Query(description="Only those of this status.")] = None,
-) -> ConversionList:
+) -> Response:
     """One's own conversions, newest first."""
     try:
         page = await run_in_threadpool(context.jobs.list, principal.sees, cursor, limit, status)
     except ValueError as problem:
         raise BadRequest(str(problem), field="cursor") from problem
-    return ConversionList(conversions=[Conversion.of(job) for job in page.jobs], next_cursor=page.next_cursor)
+    found = ConversionList(conversions=[Conversion.of(job) for job in page.jobs], next_cursor=page.next_cursor)
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 @router.get(

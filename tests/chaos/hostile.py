@@ -46,9 +46,10 @@ def main() -> None:
                     "/v1/conversions?fresh=true", content=body, headers={"content-type": "application/octet-stream"}
                 )
                 if answer.status_code != 202:
-                    kinds[f"refused at the door ({answer.status_code})"] += 1
-                    if not 400 <= answer.status_code < 500:
-                        wrong.append(f"{hostile.name}: {answer.status_code}")
+                    kind = answer.json()["kind"]
+                    kinds[f"{kind} at the door ({answer.status_code})"] += 1
+                    if kind != hostile.error.__name__ or not 400 <= answer.status_code < 500:
+                        wrong.append(f"{hostile.name}: {answer.status_code} {kind} for {hostile.error.__name__}")
                     continue
                 job_id = answer.json()["id"]
                 final = serve.wait_final(job_id, 120)

@@ -14,7 +14,7 @@ from pathlib import Path
 REPORT = {
     "model": {"name": "m", "sha256": "0" * 64, "bytes": 1, "ir_version": 8, "opset": 17, "nodes": 1, "parameters": 1},
     "options": {},
-    "environment": {"command": "convert", "seed": 0, "threads": 1},
+    "environment": {"command": "convert", "seed": 0, "threads": 1, "isolation": {"level": "of its own invention"}},
     "inputs": [],
     "synthesis": {"method": "auto", "samples": 8, "seconds": 0.1, "seed": 0},
     "quantization": {

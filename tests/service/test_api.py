@@ -42,6 +42,30 @@ def quiet(start: Starter) -> Iterator[Api]:
         yield api
 
 
+def test_head_answers_as_get_does_without_a_body(api: Api) -> None:
+    done = api.wait_final(api.submit(told(seconds=0.1)).json()["id"])
+    own = f"/v1/conversions/{done['id']}"
+    for path in ("/", "/docs", "/healthz", "/readyz", "/v1/conversions", own, f"{own}/report", f"{own}/report.html"):
+        head, full = api.head(path), api.get(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        assert head.headers["content-type"] == full.headers["content-type"]
+        assert int(head.headers["content-length"]) == len(full.content), path
+    assert api.head(f"{own}/model").headers["content-length"] == str(done["sizes"]["model"])
+    for path, status in (("/v1/conversions/none", 404), ("/nowhere", 404), (f"{own}/cancel", 405)):
+        missing = api.head(path)
+        assert (missing.status_code, missing.content) == (status, b"")
+        assert missing.headers["content-type"] == PROBLEM
+    assert 'method="HEAD",route="/v1/conversions/{conversion}/model",status="200"' in api.get("/metrics").text
+
+
+def test_head_of_an_event_stream_does_not_wait_for_events(quiet: Api) -> None:
+    queued = quiet.submit(told()).json()["id"]
+    head = quiet.head(f"/v1/conversions/{queued}/events")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"].startswith("text/event-stream")
+    assert quiet.get("/healthz").status_code == 200
+
+
 def events_of(text: str) -> list[tuple[int, str, dict[str, Any]]]:
     found = []
     for block in text.split("\n\n"):

@@ -52,6 +52,9 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 def test_generators_understand_it(document: dict[str, Any]) -> None:
     assert "itemSchema" not in str(document)  # of OpenAPI 3.2, while this says 3.1
+    watched = document["paths"]["/v1/conversions/{conversion}/events"]["get"]["responses"]["200"]["content"]
+    event = watched["text/event-stream"]["schema"]["properties"]
+    assert event["data"]["contentSchema"] == {"$ref": "#/components/schemas/ConversionEvent"}
     options = document["components"]["schemas"]["Conversion"]["properties"]["options"]
     assert options == {"$ref": "#/components/schemas/ConversionOptions"}  # an inline one would be given the same name
 

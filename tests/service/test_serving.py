@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from service.client import Client
-from service.serving import environment
+from service.serving import environment, listening, pause_after
 from service.settings import Settings
 from tests.service.running import READY_WITHIN, children, serving, until
 
@@ -44,8 +46,42 @@ def test_workers_do_not_outlive_a_killed_server(tmp_path: Path) -> None:
         until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
 
 
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, _):
+        until(lambda: children(process))
+        first = children(process)[0]
+        first.kill()
+        until(lambda: any(each.pid != first.pid for each in children(process)))
+
+
+def test_only_workers_that_die_at_once_are_waited_for_longer_each_time() -> None:
+    pauses = [0.0]
+    for lived in (1, 1, 1, 60, 1, 60, 60):
+        pauses.append(pause_after(lived, pauses[-1]))
+    assert pauses == [0.0, 0.5, 1.0, 2.0, 0.5, 1.0, 0.5, 0.5]
+    assert pause_after(1, 30.0) == 30.0
+
+
 def test_another_process_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(data_dir=tmp_path, port=1234, auth=False, keep_days=2.5)
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_answers_are_not_held_back_for_acknowledgements() -> None:
+    async def accepted(listener: socket.socket) -> int:
+        found: asyncio.Queue[int] = asyncio.Queue()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            found.put_nowait(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(connected, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.close()
+            return await found.get()
+
+    with listening("127.0.0.1", 0) as listener:
+        assert asyncio.run(accepted(listener)) == 1

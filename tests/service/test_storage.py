@@ -56,8 +56,9 @@ async def collect(stream: AsyncIterator[bytes]) -> bytes:
     return b"".join([part async for part in stream])
 
 
-def test_the_key_is_the_content(artefacts: Artefacts) -> None:
-    data = os.urandom(9 << 20)  # more than one part of an S3 upload
+@pytest.mark.parametrize("size", [1000, 1 << 20, 9 << 20], ids=["one put", "a batch", "several parts of S3"])
+def test_the_key_is_the_content(artefacts: Artefacts, size: int) -> None:
+    data = os.urandom(size)
     pieces = [data[start : start + 65_536] for start in range(0, len(data), 65_536)]
     stored = asyncio.run(artefacts.put(chunks(*pieces)))
     assert stored.sha256 == hashlib.sha256(data).hexdigest()

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from onnx import TensorProto, helper, numpy_helper
 
+from converter.report import Report
 from service import database as tables
 from service.attempts import Attempts
 from service.engine import Kind
@@ -40,6 +41,9 @@ def test_a_job_succeeds_with_checked_results(service: Service) -> None:
     assert finished_once(service, job.id)
     assert job.isolation is not None
     assert job.isolation["level"] in ("full", "partial", "limits")
+    report = Report.from_json(b"".join(service.jobs.artefacts.read_chunks(job.artefacts["report"])))
+    assert report.environment.isolation is not None
+    assert report.environment.isolation.model_dump().items() <= job.isolation.items()
     wait_until(lambda: not list(service.jobs.artefacts.list("checkpoints")), 10, "the checkpoints to go")
 
 
