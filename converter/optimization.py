@@ -62,10 +62,12 @@ def optimize(
     progress: Callable[[float, str], None],
     stated: Mapping[str, Range] = MappingProxyType({}),
     kept_float: Mapping[str, str] = MappingProxyType({}),
+    margin: float = 1.0,
 ) -> Optimized:
     """The plan of the integer model, from batches of calibration inputs; ``stated`` ranges need no looking.
 
-    ``kept_float`` are nodes that stay in float for the reason given, whatever is measured.
+    ``kept_float`` are nodes that stay in float for the reason given, whatever is measured; ``margin`` is by how much
+    the range of an 8-bit activation exceeds the best one for the samples.
     """
     elements = sizes(network, graph, calibration[0])
     everything = place(graph, kept_float)
@@ -80,8 +82,11 @@ def optimize(
     progress(0.25, "ranges observed")
     rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
     coarse = coarse_activations(graph, everything.nodes, shared) if options.precision is Precision.W4A4 else frozenset()
+    margin = 1.0 if rule is RangeRule.MINMAX else margin
     ranges = {
-        name: _stated_bounds(name, graph, observed[name].range(rule, 16 if name in coarse else 256))
+        name: _stated_bounds(
+            name, graph, observed[name].range(rule, 16) if name in coarse else observed[name].range(rule).scaled(margin)
+        )
         for name in providers
     }
     ranges |= {name: each for name, each in stated.items() if name in ranges}

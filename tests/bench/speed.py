@@ -38,6 +38,7 @@ DEFAULT = (
     "imagenet_mobilenetv1_025",
     "imagenet_vit_tiny_patch16",
     "cifar10_resnet20",
+    "cifar10_resnet56_bn",
     "cifar10_resnet8_mlperftiny",
     "vww_mobilenetv1_025_96",
     "kws_dscnn",
