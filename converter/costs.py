@@ -18,12 +18,13 @@ from converter.placement import MERGED
 __all__ = ["crossing_cost", "node_cost"]
 
 CALL = 1.0  # microseconds of calling any kernel
-FLOAT_RATE, FLOAT_RATE_COLOURS, INTEGER_RATE = 100e3, 50e3, 400e3  # multiply-adds a microsecond
+FLOAT_RATE, FLOAT_RATE_COLOURS, INTEGER_RATE = 100e3, 45e3, 400e3  # multiply-adds a microsecond
 BLOCK = 16
 KEEPING = 0.4e-3  # an element: see converter.layout
 NARROW = 16  # rows of a Gemm up to which reading its weights decides: bytes a microsecond
 READ_RATE = 50e3
 RENAMING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+POOLING = frozenset({"MaxPool", "AveragePool"})
 MOVING = frozenset({"Transpose", "Split", "Slice"})
 BLOCKED = frozenset(
     {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "Relu", "Clip", "LeakyRelu", "Sigmoid"}
@@ -59,6 +60,9 @@ def _plain_cost(node: NodeProto, graph: Graph, elements: Mapping[str, int], inte
         if any(each is not None and each.op_type == "Conv" for each in producers):
             return 0.0
     size = sum(elements.get(name, 0) for name in node.output)
+    if node.op_type in POOLING:
+        ragged = _channels(node.input[0], graph) % BLOCK > 0
+        return CALL + size * ((0.5e-3 if ragged else 0.25e-3) if integer else (2.4e-3 if ragged else 0.3e-3))
     share = 0.1e-3 if node.op_type in MOVING else 0.25e-3
     return CALL + size * (share if integer else 0.15e-3)
 
@@ -69,10 +73,25 @@ def _reorder_cost(node: NodeProto, graph: Graph, elements: Mapping[str, int]) ->
     cost = 0.0
     if producer is not None and producer.op_type not in BLOCKED:
         cost += CALL + elements.get(node.input[0], 0) * 0.15e-3
-    readers = graph.consumers(node.output[0])
-    if any(reader.op_type not in BLOCKED for reader in readers):
-        cost += CALL + elements.get(node.output[0], 0) * 0.25e-3
+    ragged = _channels(node.output[0], graph) % BLOCK > 0  # only convolutions take these in blocks
+    readers = _readers(node.output[0], graph)
+    if any(reader.op_type not in BLOCKED or (ragged and reader.op_type != "Conv") for reader in readers):
+        cost += CALL + elements.get(node.output[0], 0) * (0.4e-3 if ragged else 0.25e-3)
     return cost
+
+
+def _readers(tensor: str, graph: Graph) -> list[NodeProto]:
+    """The nodes that read a layer's result after the activations that are fused into it."""
+    found = []
+    for reader in graph.consumers(tensor):
+        found += _readers(reader.output[0], graph) if reader.op_type in MERGED | {"LeakyRelu"} else [reader]
+    return found
+
+
+def _channels(tensor: str, graph: Graph) -> int:
+    """The channels of a picture-like tensor, or a number that fills blocks where they are unknown."""
+    shape = graph.shapes.get(tensor) or ()
+    return shape[1] if len(shape) == 4 and isinstance(shape[1], int) else BLOCK
 
 
 def _dense_cost(shape: tuple[int, ...], places: int, group: int, integer: bool) -> float:

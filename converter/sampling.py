@@ -16,6 +16,7 @@ from converter.task import Task
 __all__ = ["make_samples"]
 
 SHARE = 0.4  # of the time budget that synthesis may take
+PROGRESS = {Method.AUTO: "moving samples towards classes", Method.NOISE: "drawing noise"}
 PATIENCE = 20.0  # times its share before the clock ends synthesis, which only a hopelessly slow machine reaches
 
 
@@ -35,7 +36,7 @@ def make_samples(task: Task, options: Options, reporter: Reporter, checkpoints: 
         task.multiply_adds,
         seconds,
         time.monotonic() + PATIENCE * seconds,
-        lambda share: reporter(Stage.SYNTHESIS, share, "moving samples towards classes"),
+        lambda share: reporter(Stage.SYNTHESIS, share, PROGRESS.get(options.method, "matching statistics")),
     )
     made = synthesize(problem, options.method, options.samples, options.seed)
     checkpoints.save(Stage.SYNTHESIS, _saved(made))

@@ -107,7 +107,8 @@ def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synth
     started, count = time.monotonic(), _whole_batches(count, problem.plans)
     steps = problem.affordable_steps(CALIBRATION_STEPS, round(count * CLASS_SHARE))
     made = METHODS[method](problem, count, seed, STEPS.get(method, steps))  # the papers' methods bound these themselves
-    held_out = synthesize_auto(problem, count, seed + 1, min(HELD_OUT_STEPS, steps))
+    fewer = -(-steps * HELD_OUT_STEPS // CALIBRATION_STEPS)  # in proportion, where the network leaves time for few
+    held_out = synthesize_auto(problem, count, seed + 1, fewer)
     taken = len(made.loss) if method in STEPS else steps
     return Synthesis(
         method, problem.plans, made.raw, held_out.raw, made.loss, taken, time.monotonic() - started, held_out.words
