@@ -173,13 +173,14 @@ def _tidied(quantized: ModelProto, source: ModelProto) -> ModelProto:
 
 
 def _share_zero_points(model: ModelProto) -> None:
-    """Weights and biases of as many channels share one vector of zeros, which otherwise are a fifth of a small file."""
-    first: dict[tuple[int, bytes], str] = {}
+    """Equal zero points are in the file once: otherwise they are a fifth of a small one."""
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     renamed: dict[str, str] = {}
     kept = []
     for tensor in model.graph.initializer:
-        if tensor.name.endswith("zero_point") and tensor.dims:
-            known = first.setdefault((tensor.data_type, numpy_helper.to_array(tensor).tobytes()), tensor.name)
+        if tensor.name.endswith("zero_point"):
+            values = numpy_helper.to_array(tensor)
+            known = first.setdefault((tensor.data_type, values.shape, values.tobytes()), tensor.name)
             if known != tensor.name:
                 renamed[tensor.name] = known
                 continue
