@@ -67,6 +67,7 @@ def make_integers(
     )
     reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
     batched = [plan.name for plan in task.plans if plan.batch_axis == 0]
+    del calibration  # the reader brings its own
     reader = SampleReader(assemble(task.plans, samples.calibration), batched, BATCH)
     model = quantize(optimized.model, optimized.plan, reader)
     four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]

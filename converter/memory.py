@@ -7,7 +7,7 @@ import ctypes
 __all__ = ["return_freed_memory", "separate_large_blocks"]
 
 MMAP_THRESHOLD = -3  # mallopt's name for it in glibc's malloc.h
-LARGE = 8 << 20
+LARGE = 4 << 20
 
 
 def return_freed_memory() -> None:
@@ -18,7 +18,7 @@ def return_freed_memory() -> None:
 
 
 def separate_large_blocks() -> None:
-    """From now on blocks of 8 MiB and more are the system's again when they are freed, where the C library can (glibc).
+    """From now on blocks of 4 MiB and more are the system's again when they are freed, where the C library can (glibc).
 
     For a process that does nothing but convert: without it, holes between tensors add half a gigabyte to the peak of a
     conversion of ResNet-50's size (tests/bench/RESULTS.md).

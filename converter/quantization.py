@@ -167,6 +167,9 @@ def _tidied(quantized: ModelProto, source: ModelProto) -> ModelProto:
     quantized.opset_import.extend(imports)
     quantized.ir_version = max(source.ir_version, 10 if max(i.version for i in imports) >= 21 else 8)
     quantized.producer_name, quantized.producer_version = "zsq", ""
+    for node in quantized.graph.node:
+        if not node.domain:
+            node.ClearField("domain")  # an empty one is written out: two bytes a node
     _share_zero_points(quantized)
     del quantized.graph.value_info[:]
     return quantized

@@ -128,7 +128,7 @@ def cancel(rows: Tensor, scale: Tensor, kernel: int, bits: int) -> Tensor:
     """
     top = limit(bits)
     real = (rows / scale[:, None]).reshape(-1, kernel)
-    codes = _flip(real, real.round())
+    codes = real.round() if kernel == 1 else _flip(real, real.round())
     per_row = rows.shape[1] // kernel
     if per_row > 1:
         sums = (codes - real).reshape(rows.shape[0], per_row, kernel)
@@ -138,7 +138,8 @@ def cancel(rows: Tensor, scale: Tensor, kernel: int, bits: int) -> Tensor:
         wanted = row_error.round().abs()
         direction = -row_error.sign()
         gain = (sums.sum(2) * -direction[:, None]).clamp_min(0)  # only kernels that err as their row does
-        rank = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        order = gain.argsort(dim=1, descending=True, stable=True)
+        rank = torch.empty_like(order).scatter_(1, order, torch.arange(per_row).expand_as(order))
         flip = (rank < wanted[:, None]) & (gain > 0)
         codes = codes.scatter_add(2, candidate[:, :, None], (flip * direction[:, None])[:, :, None].to(codes.dtype))
     return codes.reshape(rows.shape).clamp(-top, top) * scale[:, None]
@@ -148,12 +149,16 @@ def _flip(real: Tensor, codes: Tensor) -> Tensor:
     """Codes [N, k] with the summed error of each row within half a step, by flipping the most undecided weights."""
     error = codes - real
     total = error.sum(1)
-    wanted = total.round().abs()
+    left = total.round().abs()
     direction = -total.sign()
     gain = (error * -direction[:, None]).clamp_min(0)
-    rank = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    flip = (rank < wanted[:, None]) & (gain > 0)
-    return codes + flip * direction[:, None]
+    for _ in range(int(left.max()) if len(left) else 0):  # at most k / 2 times, which beats sorting such short rows
+        best, place = gain.max(dim=1, keepdim=True)
+        flip = (left[:, None] > 0) & (best > 0)
+        codes = codes.scatter_add(1, place, (flip * direction[:, None]).to(codes.dtype))
+        gain = gain.scatter(1, place, 0.0)
+        left = left - 1
+    return codes
 
 
 def _best_flip(errors: Tensor) -> Tensor:
