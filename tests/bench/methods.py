@@ -1,78 +1,83 @@
 """Methods of making calibration data against one another: one quantizer, real data as the yardstick, several seeds.
 
     python -m tests.bench.methods                                         # everything, written into RESULTS.md
-    python -m tests.bench.methods --only cifar10_resnet20 --methods auto zeroq --seeds 1 --limit 500 --dry
+    python -m tests.bench.methods --only cifar10_resnet20 --methods auto zeroq --seeds 0 --limit 500 --dry
     python -m tests.bench.methods --precision w4a8 mixed
-    python -m tests.bench.methods --moments --only cifar10_resnet20_bn    # propagated against real moments, by layer
 
-``real`` is our own quantizer given samples of the zoo's calibration split, which the evaluation does not use. Each
-build is a process of its own, so that its peak memory is its own.
+Everything takes a day, so each finished case is a line of ``methods.jsonl`` and is not built again while it is there;
+``--again`` builds it anew. The table shows every case on record, whatever this run was asked for.
+
+``real`` is our own quantizer given samples of the zoo's calibration split, which the evaluation does not use. The cases
+of one model, method and seed share their samples and a process, whose peak memory is theirs together.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converter import integers, synthesis
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
-from converter.graph import Graph, weight_of
-from converter.inputs import ADJUSTABLE, InputPlan, assemble, describe_inputs, draw
+from converter.inputs import ADJUSTABLE, InputPlan
 from converter.integers import make_integers
-from converter.moments import channel_axis, input_moments, propagate
+from converter.lowbit import raise_opset
 from converter.normalization import normalize
-from converter.options import Method, Options, Precision
+from converter.options import Method, Options, Precision, Step
+from converter.placement import weighted_nodes
 from converter.progress import Reporter, silent
-from converter.reconstruction import Reconstruction, reconstruct
+from converter.reconstruction import reconstruct
 from converter.sampling import make_samples
-from converter.scaling import settle_scalings
 from converter.synthesis import METHODS, Problem, Samples
-from converter.synthesis.gzsq import Rule, additive_targets, synthesize_gzsq
+from converter.synthesis.gzsq import Rule, synthesize_gzsq
 from converter.synthesis.zeroq import Variant, synthesize_zeroq
-from converter.task import describe_task
+from converter.task import Task, describe_task
 from tests.bench.evaluator import open_zoo
 from tests.bench.results import origin, table, write_section
 
 TITLE = "Methods: INT8 and below without data, by method"
-MOMENTS_TITLE = "Moments: propagated from weights against real activations"
-REAL = "real"
+RECORDS = Path(__file__).with_suffix(".jsonl")
+REAL, REAL_NEAREST, FLOAT_HEAD = "real", "real-nearest", "noise-float-head"
 VARIANTS: dict[str, tuple[Method, Callable[[Problem, int, int, int], Samples]]] = {
     "zeroq-code": (Method.ZEROQ, partial(synthesize_zeroq, variant=Variant.CODE)),
     "gzsq-paper": (Method.GZSQ, partial(synthesize_gzsq, rule=Rule.ADDITIVE)),
 }
-NAMES = [*(str(method) for method in Method), *VARIANTS, REAL]
+NAMES = [*(str(method) for method in Method), FLOAT_HEAD, *VARIANTS, REAL, REAL_NEAREST]
+NEAREST = frozenset({Step.ROUNDING, Step.BIAS_CORRECTION})  # what round-to-nearest goes without
 REAL_SAMPLES = 256
-OBSERVED = 64  # real samples whose activations the moments are compared with
 
 
 @dataclass(frozen=True)
 class Case:
-    """One build."""
+    """One way of making samples for one model, and the precisions to build from them."""
 
     model: str
     method: str
-    precision: str
     seed: int
+    precisions: tuple[str, ...]
     seconds: float
     samples: int
 
 
 @dataclass(frozen=True)
 class Built:
-    """What came of it: the file, and what it took."""
+    """One file, and what it took."""
 
     model: bytes
     seconds: float
@@ -80,43 +85,54 @@ class Built:
     steps: int
 
 
-@dataclass
-class Cell:
-    """The seeds of one model, method and precision."""
+@dataclass(frozen=True)
+class Record:
+    """One scored file: a line of ``methods.jsonl``. ``commit`` is the code that made it."""
 
-    differences: list[float] = field(default_factory=list)
-    agreements: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
+    model: str
+    precision: str
+    method: str
+    seed: int
+    difference: float = 0.0
+    agreement: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
     peak_bytes: int = 0
     bytes: int = 0
+    commit: str = ""
     failure: str = ""
 
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        return self.model, self.precision, self.method, self.seed
 
-def build(case: Case) -> Built:
-    """The integer model of one case; synthesis and optimization alone, without the report."""
+
+def build(case: Case) -> Iterator[Built]:
+    """The model of one case at each precision; synthesis and optimization alone, without the report."""
     torch.set_num_threads(1)
-    method = _register(case)
-    options = Options(
-        method=method,
-        precision=Precision(case.precision),
-        seed=case.seed,
-        time_budget=case.seconds,
-        samples=case.samples,
-    )
+    synthesis.HELD_OUT_STEPS = 0  # only the report looks at held-out samples
+    options = Options(_register(case), seed=case.seed, time_budget=case.seconds, samples=case.samples)
+    options = replace(options, skip=NEAREST if case.method == REAL_NEAREST else frozenset())
     admitted = admit(open_zoo().specs[case.model].file)
     normalized = normalize(admitted.model)
-    if options.precision is not Precision.INT8:
-        from converter.lowbit import raise_opset
-
-        normalized = type(normalized)(raise_opset(normalized.model), normalized.batch_norms, normalized.changes)
     task = describe_task(admitted.model, normalized, reconstruct(normalized.model), options)
     started, reporter, checkpoints = time.monotonic(), Reporter(silent), Checkpoints(None)
     samples = make_samples(task, options, reporter, checkpoints)
-    integers = make_integers(task, samples, options, reporter, checkpoints)
-    seconds = time.monotonic() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Built(integers.model.SerializeToString(), seconds, peak, samples.steps)
+    synthesized = time.monotonic() - started
+    for precision in map(Precision, case.precisions):
+        chosen = replace(options, precision=precision)
+        if precision is not Precision.INT8:
+            raised = replace(normalized, model=raise_opset(normalized.model))
+            task = describe_task(admitted.model, raised, reconstruct(raised.model), chosen)
+        started = time.monotonic()
+        made = make_integers(task, samples, chosen, reporter, checkpoints)
+        seconds = synthesized + time.monotonic() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        yield Built(made.model.SerializeToString(), seconds, peak, samples.steps)
+
+
+def _built(case: Case) -> list[Built]:
+    return list(build(case))
 
 
 def _register(case: Case) -> Method:
@@ -125,10 +141,30 @@ def _register(case: Case) -> Method:
         method, function = VARIANTS[case.method]
         METHODS[method] = function
         return method
-    if case.method == REAL:
+    if case.method in (REAL, REAL_NEAREST):
         METHODS[Method.NOISE] = partial(_real_samples, case.model)
         return Method.NOISE
+    if case.method == FLOAT_HEAD:
+        integers._kept_float = _heads
+        return Method.NOISE
     return Method(case.method)
+
+
+def _heads(task: Task) -> dict[str, str]:
+    """The layers after which none follows on the way to an output."""
+    weighted = {node.name for node in weighted_nodes(task.graph)}
+    found, waiting, seen = dict[str, str](), list(task.graph.output_names), set[str]()
+    while waiting:
+        tensor = waiting.pop()
+        node = task.graph.producer(tensor)
+        if node is None or tensor in seen:
+            continue
+        seen.add(tensor)
+        if node.name in weighted:
+            found[node.name] = "a head"
+        else:
+            waiting += node.input
+    return found
 
 
 def _real_samples(name: str, problem: Problem, count: int, seed: int, steps: int) -> Samples:
@@ -147,144 +183,97 @@ def _unprepared(plan: InputPlan, values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray((values - offset) / scale, np.float32)
 
 
-def measure(cases: Sequence[Case], limit: int | None) -> dict[tuple[str, str, str], Cell]:
-    """Every case built and scored on the evaluation split."""
-    zoo, cells = open_zoo(), dict[tuple[str, str, str], Cell]()
-    for case in cases:
-        cell = cells.setdefault((case.model, case.precision, case.method), Cell())
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            try:
-                built = process.submit(build, case).result()
-            except Exception as problem:  # a bench goes on with the next case and shows this one as failed
-                cell.failure = f"{type(problem).__name__}: {problem}".splitlines()[0][:100]
-                print(f"{case}: {cell.failure}", file=sys.stderr, flush=True)
-                continue
-        spec = zoo.specs[case.model]
+def measure(case: Case, limit: int | None) -> Iterator[Record]:
+    """The case built and scored on the evaluation split."""
+    zoo = open_zoo()
+    spec, commit = zoo.specs[case.model], _commit()
+    empty = [Record(case.model, precision, case.method, case.seed, commit=commit) for precision in case.precisions]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        try:
+            files = process.submit(_built, case).result()
+        except Exception as problem:  # a bench goes on with the next case and shows this one as failed
+            failure = f"{type(problem).__name__}: {problem}".splitlines()[0][:100]
+            yield from (replace(each, failure=failure) for each in empty)
+            return
+    for record, built in zip(empty, files, strict=True):
         scored = zoo.zoo.evaluate(spec, built.model, limit or spec.table_samples)
-        cell.differences.append(scored.difference)
-        cell.agreements.append(min(scored.sqnr_db.values()) if scored.agreement is None else scored.agreement)
-        cell.seconds.append(built.seconds)
-        cell.steps.append(built.steps)
-        cell.peak_bytes, cell.bytes = max(cell.peak_bytes, built.peak_bytes), len(built.model)
-        print(
-            f"{case.model} {case.precision} {case.method} seed {case.seed}: {scored.difference:+.2f} / "
-            f"{cell.agreements[-1]:.2f}, {built.seconds:.1f} s, {built.steps} steps, {built.peak_bytes >> 20} MiB",
-            file=sys.stderr,
-            flush=True,
+        yield replace(
+            record,
+            difference=round(scored.difference, 3),
+            agreement=round(min(scored.sqnr_db.values()) if scored.agreement is None else scored.agreement, 3),
+            seconds=round(built.seconds, 1),
+            steps=built.steps,
+            peak_bytes=built.peak_bytes,
+            bytes=len(built.model),
         )
-    return cells
 
 
-def report(cells: dict[tuple[str, str, str], Cell], methods: Sequence[str]) -> str:
-    """One table a precision: a row a model, a column a method; and the means."""
+def _commit() -> str:
+    asked = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(asked, cwd=RECORDS.parent, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def read_records(path: Path) -> dict[tuple[str, str, str, int], Record]:
+    """Every case on record, a later line instead of an earlier one of the same case."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {record.key: record for record in (Record(**json.loads(line)) for line in lines)}
+
+
+def report(records: Mapping[tuple[str, str, str, int], Record]) -> str:
+    """One table a precision: a row a model, a column a method; and the means over classifiers that all methods have."""
     parts = []
-    for precision in dict.fromkeys(key[1] for key in cells):
-        models = list(dict.fromkeys(key[0] for key in cells if key[1] == precision))
-        rows = [[name, *(_cell(cells.get((name, precision, each))) for each in methods)] for name in models]
-        means = []
-        for each in methods:
-            found = [cells[name, precision, each] for name in models if cells[name, precision, each].agreements]
-            complete = len(found) == len(models)
-            means.append(_mean(found) if complete else "-")
-        parts.append(f"### {precision}\n\n{table(['model', *methods], [*rows, ['mean', *means]])}")
+    classifiers = {name for name, spec in open_zoo().specs.items() if spec.metric.classifier}
+    for precision in (str(each) for each in Precision):
+        cells: dict[tuple[str, str], list[Record]] = {}
+        for record in records.values():
+            if record.precision == precision:
+                cells.setdefault((record.model, record.method), []).append(record)
+        models = [name for name in open_zoo().specs if any(model == name for model, _ in cells)]
+        methods = [name for name in NAMES if any(method == name for _, method in cells)]
+        if not models:
+            continue
+        rows = [[name, *(_cell(cells.get((name, each), [])) for each in methods)] for name in models]
+        shared = [
+            name for name in models if name in classifiers and all(_scored(cells, name, each) for each in methods)
+        ]
+        means = [_mean([cells[name, each] for name in shared]) for each in methods]
+        rows.append([f"mean of {len(shared)} classifiers", *means])
+        parts.append(f"### {precision}\n\n{table(['model', *methods], rows)}")
     return "\n\n".join(parts)
 
 
-def _cell(cell: Cell | None) -> str:
-    if cell is None or not cell.agreements:
-        return "failed: " + cell.failure if cell and cell.failure else "-"
-    spread = f" ± {statistics.stdev(cell.agreements):.2f}" if len(cell.agreements) > 1 else ""
+def _scored(cells: Mapping[tuple[str, str], list[Record]], model: str, method: str) -> bool:
+    return any(not record.failure for record in cells.get((model, method), []))
+
+
+def _cell(records: Sequence[Record]) -> str:
+    done = [record for record in records if not record.failure]
+    if not done:
+        return "failed: " + records[0].failure if records else "-"
+    agreements = [record.agreement for record in done]
+    spread = f" ± {statistics.stdev(agreements):.2f}" if len(done) > 1 else ""
     return (
-        f"{statistics.mean(cell.differences):+.2f} / {statistics.mean(cell.agreements):.2f}{spread}, "
-        f"{statistics.mean(cell.seconds):.0f} s, {cell.peak_bytes >> 20} MiB, {cell.bytes / 1024:.0f} kB"
+        f"{statistics.mean(record.difference for record in done):+.2f} / {statistics.mean(agreements):.2f}{spread} "
+        f"({len(done)}), {statistics.mean(record.seconds for record in done):.0f} s, "
+        f"{max(record.peak_bytes for record in done) >> 20} MiB, {done[-1].bytes / 1024:.0f} kB"
     )
 
 
-def _mean(cells: Sequence[Cell]) -> str:
-    drop = statistics.mean(statistics.mean(each.differences) for each in cells)
-    return f"{drop:+.2f} / {statistics.mean(statistics.mean(each.agreements) for each in cells):.2f}"
+def _mean(cells: Sequence[Sequence[Record]]) -> str:
+    if not cells:
+        return "-"
+    done = [[record for record in cell if not record.failure] for cell in cells]
+    drop = statistics.mean(statistics.mean(record.difference for record in cell) for cell in done)
+    return f"{drop:+.2f} / {statistics.mean(statistics.mean(each.agreement for each in cell) for cell in done):.2f}"
 
 
 LEGEND = (
     "A cell: metric minus FP32's, agreement with FP32 (%, or dB where the model does not classify) as mean ± deviation "
-    "over seeds, seconds of synthesis and optimization, peak memory, file size. `real`: our quantizer on 256 real "
-    "samples. `noise`: N(0, 1) where the network gets it. `zeroq-code`, `gzsq-paper`: as published "
-    "(converter/synthesis/zeroq.py, gzsq.py)."
+    "over seeds (how many), seconds of synthesis and optimization, peak memory, file size. `real`: our quantizer on "
+    "256 real samples, `real-nearest`: the same without rounding and bias correction. `noise`: N(0, 1) where the "
+    "network gets it. `zeroq-code`, `gzsq-paper`: as published (converter/synthesis/zeroq.py, gzsq.py). The precisions "
+    "of one model, method and seed were built in one process one after another: peaks are of those up to the cell's."
 )
-
-
-def compare_moments(names: Sequence[str]) -> str:
-    """For every weighted layer: median error of the mean (in real deviations) and |log ratio| of the deviation."""
-    parts, totals = [], []
-    for name in names:
-        columns = _layer_errors(name)
-        layers = list(columns["propagated"])
-        rows = [[layer, *(_error(columns[each].get(layer)) for each in columns)] for layer in layers]
-        averages = [
-            np.mean([found[layer] for layer in layers if layer in found], 0) if found else None
-            for found in columns.values()
-        ]
-        parts.append(f"### {name}\n\n{table(['layer', *columns], [*rows, ['mean', *map(_error, averages)]])}")
-        totals.append([name, *map(_error, averages)])
-        print(" | ".join(totals[-1]), file=sys.stderr, flush=True)
-    return f"{table(['model', *columns], totals)}\n\n" + "\n\n".join(parts)
-
-
-def _error(pair: Sequence[float] | NDArray[Any] | None) -> str:
-    return "-" if pair is None or np.isnan(pair).any() else f"{pair[0]:.2f} / {pair[1]:.2f}"
-
-
-def _layer_errors(name: str) -> dict[str, dict[str, tuple[float, float]]]:
-    zoo = open_zoo()
-    spec = zoo.specs[name]
-    normalized = normalize(admit(spec.file).model)
-    network, graph = reconstruct(normalized.model), Graph(normalized.model)
-    plans = settle_scalings(network, graph, describe_inputs(graph, {}), normalized.batch_norms, 0)
-    layers = [node.output[0] for node in graph.nodes if weight_of(node, graph) is not None]
-    session = zoo.inference.open_session(spec.file)
-    feeds = list(zoo.inference.feeds(session, spec, spec.dataset.calibration().first(OBSERVED)))
-    real = _observe(network, graph, layers, {key: np.concatenate([each[key] for each in feeds]) for key in feeds[0]})
-    generator = np.random.default_rng(0)
-    drawn = assemble(plans, {plan.name: draw(plan, OBSERVED, generator) for plan in plans})
-    prior, noise = input_moments(plans, 0), input_moments(plans, 0, noise=True)
-    estimates: dict[str, dict[str, tuple[NDArray[Any], NDArray[Any]]]] = {
-        "propagated": _pairs(propagate(network, graph, prior), layers),
-        "without correlation": _pairs(propagate(network, graph, prior, independent=True), layers),
-        "from N(0, 1)": _pairs(propagate(network, graph, noise), layers),
-        "GZSQ's rule": {each.tensor: (each.mean.numpy(), each.std.numpy()) for each in additive_targets(graph)},
-        "pictures of the prior": _observe(network, graph, layers, drawn),
-        "BatchNorm": {each.tensor: (each.mean, each.std) for each in normalized.batch_norms},
-    }
-    return {
-        label: {layer: _errors(found[layer], real[layer]) for layer in layers if layer in found}
-        for label, found in estimates.items()
-    }
-
-
-def _pairs(found: Any, layers: Sequence[str]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    return {layer: (found[layer].mean, found[layer].std) for layer in layers if layer in found}
-
-
-def _observe(
-    network: Reconstruction, graph: Graph, layers: Sequence[str], feeds: dict[str, NDArray[Any]]
-) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    with torch.no_grad():
-        values = network.run({name: torch.from_numpy(each) for name, each in feeds.items()}, layers)
-    found = {}
-    for layer, value in values.items():
-        channels = value.movedim(channel_axis(graph, layer, value.dim()), 0).flatten(1)
-        found[layer] = (channels.mean(1).numpy(), channels.std(1).numpy())
-    return found
-
-
-def _errors(
-    estimate: tuple[NDArray[Any], NDArray[Any]], real: tuple[NDArray[Any], NDArray[Any]]
-) -> tuple[float, float]:
-    mean, std = real
-    alive = std > 1e-3 * np.median(std)
-    of_mean = np.median(np.abs(estimate[0] - mean)[alive] / std[alive])
-    of_std = np.median(np.abs(np.log(np.maximum(estimate[1][alive], 1e-9) / std[alive])))
-    return float(of_mean), float(of_std)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -292,22 +281,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(given)
     zoo = open_zoo()
     names = options.only or [name for name, spec in zoo.specs.items() if spec.metric.classifier]
-    command = origin(["python", "-m", "tests.bench.methods", *given])
-    if options.moments:
-        title, text = MOMENTS_TITLE, compare_moments(names)
-        text = f"Error of the mean in real deviations / |log ratio| of deviations, medians over channels.\n\n{text}"
-    else:
-        cases = [
-            Case(name, method, precision, seed, options.seconds, options.samples)
-            for name in names
-            for precision in options.precision
-            for method in options.methods
-            for seed in range(options.seeds)
-        ]
-        title, text = TITLE, f"{LEGEND}\n\n{report(measure(cases, options.limit), options.methods)}"
+    records = {} if options.again else read_records(options.records)
+    for seed in options.seeds:
+        for name in names:
+            for method in options.methods:
+                wanted = [each for each in options.precision if (name, each, method, seed) not in records]
+                if not wanted:
+                    continue
+                for record in measure(
+                    Case(name, method, seed, tuple(wanted), options.seconds, options.samples), options.limit
+                ):
+                    records[record.key] = record
+                    line = json.dumps(asdict(record))
+                    print(line, file=sys.stderr, flush=True)
+                    if not options.dry:
+                        with options.records.open("a") as file:
+                            file.write(line + "\n")
+    text = report(records if options.dry else read_records(options.records))
     print(text)
     if not options.dry:
-        write_section(title, f"{command}\n\n{text}")
+        commits = sorted({record.commit for record in read_records(options.records).values()})
+        made = f"Cases built by {', '.join(commits)}."
+        write_section(TITLE, f"{origin(['python', '-m', 'tests.bench.methods', *given])} {made}\n\n{LEGEND}\n\n{text}")
     return 0
 
 
@@ -315,13 +310,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.methods", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these models (default: every classifier)")
     parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
-    parser.add_argument("--precision", nargs="+", choices=[str(each) for each in Precision], default=["int8"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", nargs="+", choices=[str(each) for each in Precision], default=list(Precision))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=60.0, help="time budget of each conversion")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--limit", type=int, help="the first N samples (default: those of the zoo's table)")
-    parser.add_argument("--moments", action="store_true", help="compare moments instead of methods")
-    parser.add_argument("--dry", action="store_true", help="print only, leave RESULTS.md as it is")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="the file of finished cases")
+    parser.add_argument("--again", action="store_true", help="build cases that are on record anew")
+    parser.add_argument("--dry", action="store_true", help="print only, leave the files as they are")
     return parser.parse_args(arguments)
 
 
