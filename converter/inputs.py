@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from converter.errors import InvalidOption, UnsupportedModel
 from converter.graph import Graph, Value, attribute
 from converter.options import InputSpec
-from converter.priors import Array, draw_features, draw_noise, draw_pictures, draw_signals, draw_tokens
+from converter.priors import Array, draw_features, draw_noise, draw_pictures, draw_signals, draw_sounds, draw_tokens
 
 __all__ = [
     "ADJUSTABLE",
+    "SOUND",
     "Feeds",
     "InputKind",
     "InputPlan",
     "Scaling",
     "assemble",
     "batch_limit",
+    "compatible",
     "describe_inputs",
     "draw",
     "picture_bounds",
@@ -62,6 +64,8 @@ class Scaling:
 
 
 ADJUSTABLE = frozenset({InputKind.PICTURE, InputKind.SIGNAL, InputKind.FEATURES})  # what gradients may move
+LOUDEST = 0.35  # deviation of a signal that just fits into -1..1
+SOUND = Scaling("-1..1 audio", (0.1,), (0.0,))
 UNSCALED = Scaling("as it is", (1.0,), (0.0,))
 
 
@@ -90,6 +94,12 @@ class InputPlan:
     def channels(self) -> int:
         """The number of colour channels of a picture."""
         return self.shape[-1] if self.channels_last else self.shape[0]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether this is a signal whose numbers lie in -1..1, as sound does by convention."""
+        quiet = max(self.scaling.scale) <= LOUDEST and not any(self.scaling.offset)
+        return self.kind is InputKind.SIGNAL and quiet
 
     def per_channel(self, values: tuple[float, ...]) -> Array:
         """``values`` (one, or one a channel) shaped to broadcast over a batch of samples."""
@@ -284,10 +294,7 @@ def _state_batch_axis(value: Value, graph: Graph, outputs: set[tuple[str, Any]])
         return None
     name = value.name.lower()
     alike = any(
-        dtype == value.dtype
-        and shape is not None
-        and len(shape) == len(value.shape)
-        and _compatible(shape, value.shape)
+        dtype == value.dtype and shape is not None and len(shape) == len(value.shape) and compatible(shape, value.shape)
         for dtype, shape in outputs
     )
     named = any(word in name for word in ("state", "hidden", "h0", "c0", "cache", "past", "h_in", "c_in"))
@@ -300,7 +307,8 @@ def _state_batch_axis(value: Value, graph: Graph, outputs: set[tuple[str, Any]])
     return -1
 
 
-def _compatible(one: tuple[int | str | None, ...], other: tuple[int | str | None, ...]) -> bool:
+def compatible(one: tuple[int | str | None, ...], other: tuple[int | str | None, ...]) -> bool:
+    """Whether two shapes of one rank differ in no size that both state."""
     return all(not isinstance(a, int) or not isinstance(b, int) or a == b for a, b in zip(one, other, strict=True))
 
 
@@ -344,6 +352,8 @@ def draw(plan: InputPlan, count: int, generator: np.random.Generator, *, noise: 
             pictures = draw_pictures(count, plan.channels, height, width, generator)
             return np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)) if plan.channels_last else pictures
         case InputKind.SIGNAL if not noise:
+            if plan.is_sound:
+                return draw_sounds(count, plan.shape, SAMPLING_RATE, generator)
             return draw_signals(count, plan.shape, generator)
         case InputKind.FEATURES if not noise:
             return draw_features(count, plan.shape, generator)

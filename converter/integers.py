@@ -19,6 +19,7 @@ from converter.options import Method, Options, Precision, Target
 from converter.placement import candidates, weighted_nodes
 from converter.progress import Reporter, Stage
 from converter.quantization import Range, quantize
+from converter.recurrence import ClosedLoop, run_closed_loop
 from converter.report import KeptFloat, Quantization
 from converter.synthesis import Synthesis, batches
 from converter.task import Task
@@ -28,6 +29,7 @@ __all__ = ["Integers", "make_integers"]
 BATCH = 8
 MARGIN = 1.25
 LARGE_PICTURE = 128 * 128  # pixels
+LEAST_IN_LOOP = 5.0  # dB between FP32 and integers that each feed their own state back
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,10 @@ def make_integers(
         return Integers(
             saved.model, float32, Quantization.model_validate(values["decisions"]), values["methods"], observed
         )
-    calibration = list(batches(task.plans, samples.calibration, BATCH))
-    optimized = optimize(
-        task.model,
-        task.network,
-        task.graph,
-        calibration,
-        options,
-        lambda share, message: reporter(Stage.OPTIMIZATION, share, message),
-        _stated_ranges(task.plans),
-        _kept_float(task),
-        _margin(task.plans, options.method),
-    )
-    reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
-    batched = [plan.name for plan in task.plans if plan.batch_axis == 0]
-    del calibration  # the reader brings its own
-    reader = SampleReader(assemble(task.plans, samples.calibration), batched, BATCH)
-    model = quantize(optimized.model, optimized.plan, reader)
-    four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
-    model = pack(model, four_bits, options.precision is not Precision.W4A4) if four_bits else model
+    optimized, model = _write(task, samples, options, reporter, {})
+    loop = run_closed_loop(task.model, model, task.graph, task.plans, samples.held_out)
+    if loop is not None and loop.sqnr_db < LEAST_IN_LOOP:
+        optimized, model = _write(task, samples, options, reporter, _every_layer(task, loop))
     made = Integers(
         model,
         optimized.float32,
@@ -88,6 +75,31 @@ def make_integers(
         ),
     )
     return made
+
+
+def _write(
+    task: Task, samples: Synthesis, options: Options, reporter: Reporter, kept_float: Mapping[str, str]
+) -> tuple[Optimized, ModelProto]:
+    """What is decided for the integer model, and the file that onnxruntime writes by it."""
+    calibration = list(batches(task.plans, samples.calibration, BATCH))
+    optimized = optimize(
+        task.model,
+        task.network,
+        task.graph,
+        calibration,
+        options,
+        lambda share, message: reporter(Stage.OPTIMIZATION, share, message),
+        _stated_ranges(task.plans),
+        kept_float,
+        _margin(task.plans, options.method),
+    )
+    reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
+    batched = [plan.name for plan in task.plans if plan.batch_axis == 0]
+    del calibration  # the reader brings its own
+    reader = SampleReader(assemble(task.plans, samples.calibration), batched, BATCH)
+    model = quantize(optimized.model, optimized.plan, reader)
+    four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
+    return optimized, pack(model, four_bits, options.precision is not Precision.W4A4) if four_bits else model
 
 
 def _stated_ranges(plans: tuple[InputPlan, ...]) -> dict[str, Range]:
@@ -108,14 +120,12 @@ def _margin(plans: tuple[InputPlan, ...], method: Method) -> float:
     return MARGIN if large and method is not Method.NOISE else 1.0
 
 
-def _kept_float(task: Task) -> dict[str, str]:
-    """Every layer of a network that feeds its state back: rounding errors add up there, and no single step shows it.
-
-    Silero's voice detector never hears a voice with its encoder on integers, though each step alone looks fine.
-    """
-    if not any(plan.kind is InputKind.STATE for plan in task.plans):
-        return {}
-    reason = "the model feeds its state back, where rounding errors would add up unseen"
+def _every_layer(task: Task, loop: ClosedLoop) -> dict[str, str]:
+    """Every layer with weights, and why it stays in float: errors of a loop add up, and no single step shows them."""
+    reason = (
+        f"the model feeds its state back, and after {loop.steps} steps on integers it was {loop.sqnr_db:.0f} dB from "
+        f"FP32, less than {LEAST_IN_LOOP:.0f}"
+    )
     return {node.name: reason for node in weighted_nodes(task.graph)}
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph, weight_of
-from converter.inputs import ADJUSTABLE, InputKind, InputPlan, Scaling, assemble, batch_limit, draw
+from converter.inputs import ADJUSTABLE, SOUND, InputKind, InputPlan, Scaling, assemble, batch_limit, draw
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
 
@@ -84,7 +84,7 @@ def _candidates(plan: InputPlan) -> tuple[Scaling, ...]:
         grey = Scaling("mean 0.449, deviation 0.226", (1 / 0.226,), (-0.449 / 0.226,))
         return (grey, *PICTURE_SCALINGS[1:])
     if plan.kind is InputKind.SIGNAL:  # audio is in -1..1 by convention; other sensors come standardised
-        return (Scaling("-1..1 audio", (0.1,), (0.0,)), Scaling("unit deviation", (1.0,), (0.0,)))
+        return (SOUND, Scaling("unit deviation", (1.0,), (0.0,)))
     return tuple(Scaling(f"deviation {spread:g}", (spread,), (0.0,)) for spread in SPREADS)
 
 

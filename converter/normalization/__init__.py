@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from converter.normalization.affine import BatchNormStatistics, fold_affine
 from converter.normalization.branches import take_known_branches
+from converter.normalization.captures import copy_captures
 from converter.normalization.constants import (
     hoist_constants,
     name_nodes,
@@ -41,7 +42,7 @@ REPEATED: tuple[Pass, ...] = (
     merge_transposes,
     remove_unused,
 )
-LAST: tuple[Pass, ...] = (unify_gemm, restore_global_pooling, remove_unused, name_nodes)
+LAST: tuple[Pass, ...] = (unify_gemm, restore_global_pooling, copy_captures, remove_unused, name_nodes)
 MOST_ROUNDS = 8
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from converter.errors import InvalidOption
 from converter.inputs import Feeds, InputPlan, assemble, batch_limit, draw
 from converter.options import Method
+from converter.recurrence import settle_states
 from converter.synthesis import genie, gznq, zeroq
 from converter.synthesis.automatic import approach_scores
 from converter.synthesis.genie import synthesize_genie
@@ -110,8 +111,11 @@ def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synth
     fewer = -(-steps * HELD_OUT_STEPS // CALIBRATION_STEPS)  # in proportion, where the network leaves time for few
     held_out = synthesize_auto(problem, count, seed + 1, fewer)
     taken = len(made.loss) if method in STEPS else steps
+    calibration, judged = (
+        settle_states(problem.network, problem.graph, problem.plans, each.raw) for each in (made, held_out)
+    )
     return Synthesis(
-        method, problem.plans, made.raw, held_out.raw, made.loss, taken, time.monotonic() - started, held_out.words
+        method, problem.plans, calibration, judged, made.loss, taken, time.monotonic() - started, held_out.words
     )
 
 

@@ -145,7 +145,7 @@ def _register(case: Case) -> Method:
         METHODS[Method.NOISE] = partial(_real_samples, case.model)
         return Method.NOISE
     if case.method == FLOAT_HEAD:
-        integers._kept_float = _heads
+        integers._write = partial(_float_heads, integers._write)
         return Method.NOISE
     return Method(case.method)
 
@@ -173,8 +173,11 @@ def _real_samples(name: str, problem: Problem, count: int, seed: int, steps: int
     feeds = zoo.baselines.calibration_feeds(zoo.specs[name], zoo.baselines.Kind("real"), REAL_SAMPLES, seed)
     raw = {}
     for plan in problem.plans:
-        values = np.concatenate([feed[plan.name] for feed in feeds])
-        raw[plan.name] = _unprepared(plan, values) if plan.kind in ADJUSTABLE else values
+        axis = plan.batch_axis
+        values = [feed[plan.name][None] if axis is None else np.moveaxis(feed[plan.name], axis, 0) for feed in feeds]
+        raw[plan.name] = np.concatenate(values)
+        if plan.kind in ADJUSTABLE:
+            raw[plan.name] = _unprepared(plan, raw[plan.name])
     return Samples(raw, (), "real data")
 
 
