@@ -49,7 +49,7 @@ WORDS = {
     InputKind.FEATURES: "Gaussian features whose rows share half of their variance",
     InputKind.TOKENS: "valid tokens, half of the samples with the skewed frequencies of text",
     InputKind.FLAGS: "all ones",
-    InputKind.STATE: "zeros, as at the start of a sequence",
+    InputKind.STATE: "as the network leaves it after some steps",
     InputKind.CONSTANT: "one constant",
 }
 
@@ -162,7 +162,7 @@ def _command(facts: Facts, options: Options) -> str:
 
 def _input(plan: InputPlan, facts: Facts) -> Input:
     declared = next((each.shape for each in facts.admitted.facts.inputs if each.name == plan.name), None)
-    words = WORDS[plan.kind]
+    words = "voices and breath of varying loudness" if plan.is_sound else WORDS[plan.kind]
     low = high = None
     if plan.kind is InputKind.PICTURE:
         turns = (plan.scaling, *plan.rivals)

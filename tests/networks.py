@@ -350,3 +350,39 @@ def run(model: ModelProto, feeds: Feeds) -> list[Array]:
 def difference(one: list[Array], other: list[Array]) -> float:
     """The largest difference, relative to the largest value of its output."""
     return max(float(np.abs(a - b).max() / max(float(np.abs(a).max()), 1e-12)) for a, b in zip(one, other, strict=True))
+
+
+def recurrent() -> ModelProto:
+    """A step of a recurrent network: its state goes in and comes out, beside a sampling rate that is a scalar."""
+    graph = helper.make_graph(
+        [
+            node("Gemm", ["x", "w"], ["g"], transB=1),
+            node("Gemm", ["h0", "u", "b"], ["k"], transB=1),
+            node("Add", ["g", "k"], ["a"]),
+            node("Tanh", ["a"], ["hn"]),
+            node("Cast", ["sr"], ["rate"], to=TensorProto.FLOAT),
+            node("Mul", ["hn", "rate"], ["loud"]),
+            node("Div", ["loud", "rate"], ["same"]),
+            node("Gemm", ["same", "v"], ["y"], transB=1),
+        ],
+        "small",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 16]),
+            helper.make_tensor_value_info("h0", TensorProto.FLOAT, ["N", 12]),
+            helper.make_tensor_value_info("sr", TensorProto.INT64, []),
+        ],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5]),
+            helper.make_tensor_value_info("hn", TensorProto.FLOAT, ["N", 12]),
+        ],
+        [
+            numpy_helper.from_array(value, name)
+            for name, value in {
+                "w": weights(12, 16),
+                "u": weights(12, 12, seed=1),
+                "b": biases(12),
+                "v": weights(5, 12),
+            }.items()
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from converter.admission import admit
 from converter.errors import UnsupportedModel, VerificationFailed
-from converter.graph import Graph, attribute
+from converter.graph import Graph, attribute, captures
 from converter.inference import open_session
 from converter.normalization import BatchNormStatistics, Normalized, normalize, probe, verify_equivalence
 from converter.normalization.equivalence import difference
@@ -741,6 +741,26 @@ def test_sizes_are_found_for_open_axes() -> None:
     assert [feed["x"].shape for feed in probe(model)] == [(2, 77)] * 2
 
 
+def test_a_body_reads_a_copy_of_a_rectified_tensor() -> None:
+    value = helper.make_tensor_value_info("z", FLOAT, None)
+    body = helper.make_graph([node("Neg", ["r"], ["z"])], "body", [], [value])
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("ReduceSum", ["r"], ["s"], keepdims=0),
+        node("Cast", ["s"], ["flag"], to=TensorProto.BOOL),
+        node("If", ["flag"], ["y"], then_branch=body, else_branch=body),
+    ]
+    model = model_of(nodes, w=random(4, 3, 1, 1))
+    normalized = normalize(model)
+    graph = Graph(normalized.model)
+    (copy,) = [each for each in graph.nodes if each.op_type == "Identity"]
+    assert copy.output[0] == "r"
+    (rectifier,) = [each for each in graph.nodes if each.op_type == "Relu"]
+    assert {each.op_type for each in graph.consumers(rectifier.output[0])} == {"Identity", "ReduceSum"}
+    assert verify_equivalence(model, normalized.model, probe(model)) == 0
+
+
 # real exporters
 
 
@@ -758,7 +778,9 @@ def test_zoo_models_keep_their_function(path: Path) -> None:
     assert 17 <= normalized.model.opset_import[0].version <= 21
     assert normalized.model.ir_version <= 10
     left = set(operators(normalized))
-    assert left.isdisjoint({"BatchNormalization", "Constant", "Identity", "Dropout"})
+    assert left.isdisjoint({"BatchNormalization", "Constant", "Dropout"})
+    bodies = set().union(*map(captures, normalized.model.graph.node))
+    assert {each.output[0] for each in normalized.model.graph.node if each.op_type == "Identity"} <= bodies
     expected = sum(each.op_type == "BatchNormalization" for each in model.graph.node)
     assert len(normalized.batch_norms) == expected
     made = {name for each in normalized.model.graph.node for name in each.output}

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 
 from converter import Method, Options, Report, Result, Step, convert
 from converter.errors import InvalidOption, OutputNotWritable, UnsupportedModel
 from converter.inference import open_session
 from converter.progress import Progress, Stage
 from tests.digits import Digits
-from tests.networks import NETWORKS, biases, model_of, node, residual, run, weights
+from tests.networks import NETWORKS, biases, model_of, node, recurrent, residual, run, weights
 
 QUICK = Options(samples=16)
 
@@ -213,42 +213,6 @@ def test_tokens_go_through_a_table_in_float() -> None:
     tokens = np.random.default_rng(0).integers(0, 50, (3, 9))
     (before,), (after,) = run(source, {"x": tokens}), run(result.model, {"x": tokens})
     assert ((before - after) ** 2).mean() < 0.01 * (before**2).mean()
-
-
-def recurrent() -> ModelProto:
-    """A step of a recurrent network: its state goes in and comes out, beside a sampling rate that is a scalar."""
-    graph = helper.make_graph(
-        [
-            node("Gemm", ["x", "w"], ["g"], transB=1),
-            node("Gemm", ["h0", "u", "b"], ["k"], transB=1),
-            node("Add", ["g", "k"], ["a"]),
-            node("Tanh", ["a"], ["hn"]),
-            node("Cast", ["sr"], ["rate"], to=TensorProto.FLOAT),
-            node("Mul", ["hn", "rate"], ["loud"]),
-            node("Div", ["loud", "rate"], ["same"]),
-            node("Gemm", ["same", "v"], ["y"], transB=1),
-        ],
-        "small",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 16]),
-            helper.make_tensor_value_info("h0", TensorProto.FLOAT, ["N", 12]),
-            helper.make_tensor_value_info("sr", TensorProto.INT64, []),
-        ],
-        [
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5]),
-            helper.make_tensor_value_info("hn", TensorProto.FLOAT, ["N", 12]),
-        ],
-        [
-            onnx.numpy_helper.from_array(value, name)
-            for name, value in {
-                "w": weights(12, 16),
-                "u": weights(12, 12, seed=1),
-                "b": biases(12),
-                "v": weights(5, 12),
-            }.items()
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def test_states_and_scalars() -> None:

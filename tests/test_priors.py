@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from converter.priors import Array, draw_features, draw_noise, draw_pictures, draw_signals, draw_tokens
+from converter.priors import Array, draw_features, draw_noise, draw_pictures, draw_signals, draw_sounds, draw_tokens
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -66,6 +66,18 @@ def test_signals_are_loud_and_quiet_without_a_mean() -> None:
     assert low > 3 * high
 
 
+def test_sounds_have_the_spectrum_of_speech() -> None:
+    sounds = draw_sounds(64, (16_000,), 16_000, generator())
+    levels = sounds.std(1)
+    assert levels.max() <= 1.01
+    assert levels.max() / levels.min() > 4
+    power = np.square(np.abs(np.fft.rfft(sounds / levels[:, None]))).mean(0)  # a bin is a hertz
+    assert power[:60].sum() < 0.02 * power.sum()
+    assert power[100:4000].sum() > 0.9 * power.sum()
+    peaks = np.square(np.abs(np.fft.rfft(sounds))).max(1) / np.square(np.abs(np.fft.rfft(sounds))).mean(1)
+    assert np.median(peaks) > 50 * 5  # harmonics, unlike noise
+
+
 def test_features_have_unequal_columns_and_alike_rows() -> None:
     features = draw_features(500, (20, 16), generator())
     assert 0.7 < features.std() < 1.5
@@ -100,6 +112,7 @@ def test_a_seed_decides_everything() -> None:
         lambda g: draw_pictures(3, 3, 8, 8, g),
         lambda g: draw_signals(3, (100,), g),
         lambda g: draw_features(3, (5, 6), g),
+        lambda g: draw_sounds(3, (2, 100), 16_000, g),
         lambda g: draw_tokens(3, (7,), 0, 50, g),
         lambda g: draw_noise(3, (4,), g),
     ):

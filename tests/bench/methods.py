@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from converter import integers, synthesis
 from converter.admission import admit
@@ -39,12 +40,13 @@ from converter.inputs import ADJUSTABLE, InputPlan
 from converter.integers import make_integers
 from converter.lowbit import raise_opset
 from converter.normalization import normalize
+from converter.optimization import Optimized
 from converter.options import Method, Options, Precision, Step
 from converter.placement import weighted_nodes
 from converter.progress import Reporter, silent
 from converter.reconstruction import reconstruct
 from converter.sampling import make_samples
-from converter.synthesis import METHODS, Problem, Samples
+from converter.synthesis import METHODS, Problem, Samples, Synthesis
 from converter.synthesis.gzsq import Rule, synthesize_gzsq
 from converter.synthesis.zeroq import Variant, synthesize_zeroq
 from converter.task import Task, describe_task
@@ -61,6 +63,7 @@ VARIANTS: dict[str, tuple[Method, Callable[[Problem, int, int, int], Samples]]] 
 NAMES = [*(str(method) for method in Method), FLOAT_HEAD, *VARIANTS, REAL, REAL_NEAREST]
 NEAREST = frozenset({Step.ROUNDING, Step.BIAS_CORRECTION})  # what round-to-nearest goes without
 REAL_SAMPLES = 256
+Writer = Callable[[Task, Synthesis, Options, Reporter, Mapping[str, str]], tuple[Optimized, ModelProto]]
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,12 @@ def _register(case: Case) -> Method:
         integers._write = partial(_float_heads, integers._write)
         return Method.NOISE
     return Method(case.method)
+
+
+def _float_heads(
+    write: Writer, task: Task, samples: Synthesis, options: Options, reporter: Reporter, kept: Mapping[str, str]
+) -> tuple[Optimized, ModelProto]:
+    return write(task, samples, options, reporter, {**kept, **_heads(task)})
 
 
 def _heads(task: Task) -> dict[str, str]:

@@ -1,0 +1,85 @@
+"""States that come back: which output is which, what calibration hears first, and what errors become in a loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from converter import convert, integers
+from converter.graph import Graph
+from converter.inputs import InputKind, describe_inputs, draw
+from converter.options import Options
+from converter.reconstruction import reconstruct
+from converter.recurrence import returned_states, run_closed_loop, settle_states
+from tests.networks import node, recurrent
+
+FLOAT = TensorProto.FLOAT
+
+
+def drawn(model: ModelProto, count: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {plan.name: draw(plan, count, generator) for plan in describe_inputs(Graph(model), {})}
+
+
+def test_states_return_by_type_and_name() -> None:
+    names = {"x": ["N", 4], "h0": ["N", 8], "c0": ["N", 8], "other": ["N", 3]}
+    graph = helper.make_graph(
+        [node("Identity", [name], [result]) for name, result in {"x": "y", "c0": "cn", "h0": "hn"}.items()],
+        "g",
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in names.items()],
+        [helper.make_tensor_value_info(name, FLOAT, ["N", size]) for name, size in {"y": 4, "cn": 8, "hn": 8}.items()],
+    )
+    given = Graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert returned_states(given, describe_inputs(given, {})) == {"h0": "hn", "c0": "cn"}
+
+
+def test_a_settled_state_has_heard_the_samples_before_its_own() -> None:
+    model = recurrent()
+    graph, network = Graph(model), reconstruct(model)
+    plans, raw = describe_inputs(graph, {}), drawn(model, 12)
+    settled = settle_states(network, graph, plans, raw)
+    assert not raw["h0"].any()
+    np.testing.assert_array_equal(settled["x"], raw["x"])
+    state = np.zeros((1, 12), np.float32)
+    for sample in [*range(12 - 8 + 3, 12), *range(3)]:  # the eight before number three
+        feeds = {"x": raw["x"][sample : sample + 1], "h0": state, "sr": np.array(16_000)}
+        with torch.no_grad():
+            state = network.run({name: torch.from_numpy(each) for name, each in feeds.items()}, ["hn"])["hn"].numpy()
+    np.testing.assert_allclose(settled["h0"][3], state[0], atol=1e-5)
+
+
+def test_a_loop_shows_what_a_wrong_weight_becomes() -> None:
+    model = recurrent()
+    graph, raw = Graph(model), drawn(model, 16)
+    plans = describe_inputs(graph, {})
+    same = run_closed_loop(model, model, graph, plans, raw)
+    assert same is not None
+    assert same.sqnr_db > 100
+    wrong = ModelProto()
+    wrong.CopyFrom(model)
+    for tensor in wrong.graph.initializer:
+        if tensor.name == "u":
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), "u"))
+    other = run_closed_loop(model, wrong, graph, plans, raw)
+    assert other is not None
+    assert other.sqnr_db < 10
+
+
+def test_without_states_there_is_no_loop() -> None:
+    model = recurrent()
+    graph = Graph(model)
+    plans = tuple(plan for plan in describe_inputs(graph, {}) if plan.kind is not InputKind.STATE)
+    raw = drawn(model, 8)
+    assert run_closed_loop(model, model, graph, plans, raw) is None
+    assert settle_states(reconstruct(model), graph, plans, raw) is raw
+
+
+def test_a_network_whose_loop_goes_astray_stays_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = Options(samples=8, time_budget=5)
+    assert convert(recurrent(), quick).report.quantization.nodes_quantized > 0
+    monkeypatch.setattr(integers, "LEAST_IN_LOOP", 1000.0)
+    kept = convert(recurrent(), quick).report.quantization
+    assert kept.nodes_quantized == 0
+    assert sum("feeds its state back" in each.reason for each in kept.kept_float) == 3
