@@ -8,6 +8,7 @@ bias correction, Nagel et al. 2019, section 4.2, on synthesized data, earlier la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +28,6 @@ __all__ = ["Correction", "LayerChange", "Settings", "apply_correction", "correct
 
 COLUMNS_A_WEIGHT = 8  # input patches seen for each weight of a row, at most
 LEAST_COLUMNS = 20_000
-PATCHES = 16_000_000  # numbers in a batch's patches from which its samples are taken one by one, to spare memory
 WIDEST = 2_304  # weights a row up to which moments are kept: beyond, there are fewer patches than weights
 
 
@@ -236,14 +236,10 @@ def _round_rows(
     if width > WIDEST:
         return cancel(rows, scale, kernel, bits) if kernel > 1 else nearest(rows, scale, bits)
     moments = Moments.empty(groups, width)
-    wanted = max(COLUMNS_A_WEIGHT * width, LEAST_COLUMNS) // max(len(streams), 1)
+    wanted = max(max(COLUMNS_A_WEIGHT * width, LEAST_COLUMNS) // max(len(streams), 1), 1)
     for stream in streams:
         x = stream.rounded[node.input[0]]
-        alone = node.op_type == "Conv" and x.numel() * kernel > PATCHES
-        for part in torch.split(x, 1 if alone else len(x)):
-            columns = _columns(node, part, weight, groups)
-            stride = max(columns.shape[2] * len(x) // len(part) // max(wanted, 1), 1)
-            moments.add(columns[:, :, ::stride])
+        moments.add(_columns(node, x, weight, groups, wanted))
     mean = moments.mean()
     if not bool(torch.isfinite(mean).all()) or float(mean.abs().max()) == 0.0:
         return nearest(rows, scale, bits)
@@ -262,28 +258,38 @@ def _fit_rows(
     """Steps and weights on few bits that miss the float network's outputs least."""
     groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
     inputs = Inputs.empty(groups, rows.shape[1])
-    wanted = max(COLUMNS_A_WEIGHT * rows.shape[1], LEAST_COLUMNS) // max(len(streams), 1)
+    wanted = max(max(COLUMNS_A_WEIGHT * rows.shape[1], LEAST_COLUMNS) // max(len(streams), 1), 1)
     for stream in streams:
         exact, rounded = (
-            _columns(node, values[node.input[0]], weight, groups) for values in (stream.exact, stream.rounded)
+            _columns(node, values[node.input[0]], weight, groups, wanted) for values in (stream.exact, stream.rounded)
         )
-        stride = max(exact.shape[2] // max(wanted, 1), 1)
-        inputs.add(exact[:, :, ::stride], rounded[:, :, ::stride])
+        inputs.add(exact, rounded)
     if not inputs.usable:
         return scale, nearest(rows, scale, bits)
     return fit(rows, inputs, bits, _roomy(torch.zeros_like(scale), node, graph, streams))
 
 
-def _columns(node: NodeProto, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """[G, K, P] input patches of a Conv, or [1, K, P] input rows of a Gemm or MatMul."""
+def _columns(node: NodeProto, x: Tensor, weight: Tensor, groups: int, wanted: int) -> Tensor:
+    """[G, K, P] patches of a Conv, or [1, K, P] rows of a Gemm or MatMul: less than twice ``wanted``, evenly
+    chosen, of a picture whole rows first, so that no patch is made in vain.
+    """
     if node.op_type != "Conv":
-        return x.reshape(-1, x.shape[-1]).T[None]
+        return _thinned(x.reshape(-1, x.shape[-1]).T[None], wanted)
     rank = weight.dim() - 2
     kernel = tuple(weight.shape[2:])
     stride = list(attribute(node, "strides", [1] * rank))
     dilation = list(attribute(node, "dilations", [1] * rank))
     pads = _pads(node, x, kernel, stride, dilation)
-    return patches(x, kernel, stride, pads, dilation, groups)
+    sizes = [
+        (size + pads[each] + pads[each + rank] - dilation[each] * (kernel[each] - 1) - 1) // stride[each] + 1
+        for each, size in enumerate(x.shape[2:])
+    ]
+    stride[0] *= min(max(len(x) * math.prod(sizes) // wanted, 1), max(sizes[0], 1))
+    return _thinned(patches(x, kernel, stride, pads, dilation, groups), wanted)
+
+
+def _thinned(columns: Tensor, wanted: int) -> Tensor:
+    return columns[:, :, :: max(columns.shape[2] // wanted, 1)]
 
 
 def _pads(node: NodeProto, x: Tensor, kernel: tuple[int, ...], stride: list[int], dilation: list[int]) -> list[int]:

@@ -68,8 +68,7 @@ class Moments:
 
     def add(self, columns: Tensor) -> None:
         """Takes in [G, K, P]: P patches of each group."""
-        columns = columns.to(self.total.dtype)
-        self.total.baddbmm_(columns, columns.transpose(1, 2))
+        self.total += columns @ columns.transpose(1, 2)  # only the sum needs more than 32 bits
         self.count += columns.shape[2]
 
     def mean(self) -> Tensor:

@@ -24,10 +24,31 @@ from converter.scores import Score
 __all__ = ["approach_scores"]
 
 RATE = 0.012  # of a picture in [0, 1] a step, or of a deviation for other inputs
+BETAS = (0.9, 0.999)
 CONFIDENT = 0.02  # cross-entropy at which a batch is left alone
 BATCH = 8
 SPARSE = 100  # a detector sees something at one place in so many, at most
 PLACES = 8  # of each sample and score that shall respond
+
+
+class Adam:
+    """Kingma & Ba 2015, algorithm 1, over a few tensors; torch's own loads torch's compiler first, for two seconds."""
+
+    def __init__(self, free: Sequence[Tensor]) -> None:
+        self.free = free
+        self.means = [torch.zeros_like(each) for each in free]
+        self.squares = [torch.zeros_like(each) for each in free]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Each tensor has gone one step of ``RATE`` against its gradient."""
+        self.steps += 1
+        for value, mean, square, gradient in zip(self.free, self.means, self.squares, gradients, strict=True):
+            mean.lerp_(gradient, 1 - BETAS[0])
+            square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            spread = (square / (1 - BETAS[1] ** self.steps)).sqrt_().add_(1e-8)
+            value.addcdiv_(mean, spread, value=-RATE / (1 - BETAS[0] ** self.steps))
 
 
 def approach_scores(
@@ -75,7 +96,7 @@ def _move(
     deadline: float,
 ) -> list[float]:
     free = [moved[plan.name][part].clone().requires_grad_(True) for plan in adjustable]
-    optimizer = torch.optim.Adam(free, lr=RATE)
+    descent = Adam(free)
     losses: list[float] = []
     targets: list[tuple[Tensor, Tensor]] = []
     others = [plan for plan in plans if plan not in adjustable]
@@ -94,9 +115,7 @@ def _move(
         losses.append(loss.item())
         if not math.isfinite(losses[-1]) or losses[-1] < CONFIDENT or time.monotonic() > deadline:
             break
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        descent.step(torch.autograd.grad(loss, free))
         with torch.no_grad():
             for plan, value in zip(adjustable, free, strict=True):
                 if plan.kind is InputKind.PICTURE:
