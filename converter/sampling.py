@@ -34,6 +34,7 @@ def make_samples(task: Task, options: Options, reporter: Reporter, checkpoints: 
         find_scores(task.graph, task.logits),
         task.batch_norms,
         task.multiply_adds,
+        task.elements,
         seconds,
         time.monotonic() + PATIENCE * seconds,
         lambda share: reporter(Stage.SYNTHESIS, share, PROGRESS.get(options.method, "matching statistics")),

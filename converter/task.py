@@ -39,7 +39,8 @@ class Task:
     batch_norms: tuple[BatchNormStatistics, ...]
     classes: ClassOutput | None
     logits: str | None  # the class scores before any softmax
-    multiply_adds: int
+    multiply_adds: int  # of one sample
+    elements: int  # of all tensors of one sample
     rewriting_error: float
     validation: ValidationData | None
 
@@ -68,6 +69,7 @@ def describe_task(original: ModelProto, normalized: Normalized, network: Reconst
         classes,
         _logits(graph, classes),
         macs,
+        sum(elements.values()),
         error,
         _validation(original, plans, options),
     )

@@ -109,10 +109,11 @@ def test_little_time_means_fewer_steps_and_not_another_result() -> None:
     """The number of steps follows from the size of the network, never from a clock."""
     options = Options(samples=24)
     task = task_of(classifier(), options)
-    large = replace(task, multiply_adds=10**9)
-    made = [make_samples(each, options, Reporter(), Checkpoints()) for each in (task, large, large)]
+    large, thin = replace(task, multiply_adds=10**9), replace(task, elements=10**9)
+    made = [make_samples(each, options, Reporter(), Checkpoints()) for each in (task, large, large, thin)]
     assert made[0].steps > made[1].steps >= 0
     assert made[1].steps == made[2].steps
+    assert made[0].steps > made[3].steps
     np.testing.assert_array_equal(made[1].calibration["x"], made[2].calibration["x"])
 
 

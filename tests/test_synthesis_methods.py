@@ -50,7 +50,16 @@ def problems(trained: onnx.ModelProto) -> dict[str, Problem]:
         plans = (replace(plan, kind=InputKind.PICTURE, scaling=Scaling("0..1", (1.0,), (0.0,)), settled=True),)
         logits = graph.outputs[0].name
         made[kind] = Problem(
-            network, graph, plans, logits, (Score(logits, 1),), each.batch_norms, 400_000, 1e6, time.monotonic() + 1e6
+            network,
+            graph,
+            plans,
+            logits,
+            (Score(logits, 1),),
+            each.batch_norms,
+            400_000,
+            20_000,
+            1e6,
+            time.monotonic() + 1e6,
         )
     return made
 

@@ -53,7 +53,9 @@ def synthesize_gznq(problem: Problem, count: int, seed: int, steps: int) -> Samp
         embedding = nn.Embedding(max(classes, 1), LATENT)
     runs = 2 if classes else 1
     cost = runs * problem.multiply_adds + generators.multiply_adds
-    steps = affordable_steps(replace(problem, multiply_adds=cost), steps, batches[0].count)
+    steps = affordable_steps(
+        replace(problem, multiply_adds=cost, elements=runs * problem.elements), steps, batches[0].count
+    )
     edits = gates(targets, random) if classes else [{}]
     optimizer = torch.optim.Adam([*generators.parameters(), *embedding.parameters()], lr=RATE)
     curve: list[float] = []

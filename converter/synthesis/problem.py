@@ -17,6 +17,7 @@ from converter.scores import Score
 __all__ = ["Problem", "Samples"]
 
 SPEED = 20e9  # multiply-adds a second, forward and backward, that one thread is trusted with
+ELEMENT_SECONDS = 3.5e-9  # forward and backward, where layers are so thin that memory is what takes time
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Problem:
     scores: tuple[Score, ...]
     batch_norms: tuple[BatchNormStatistics, ...]
     multiply_adds: int  # of one sample
+    elements: int  # of all tensors of one sample
     seconds: float
     deadline: float  # on the monotonic clock, well beyond ``seconds``
     progress: Callable[[float], None] = lambda _: None
@@ -42,7 +44,7 @@ class Problem:
         """How many of ``wanted`` gradient steps over ``samples`` samples fit into ``seconds``, by the network's
         size.
         """
-        one = 3 * self.multiply_adds * samples / SPEED
+        one = samples * max(3 * self.multiply_adds / SPEED, self.elements * ELEMENT_SECONDS)
         return max(min(wanted, int(self.seconds / max(one, 1e-9))), 0)
 
 
