@@ -11,6 +11,7 @@ from onnx import ModelProto
 from torch import Tensor
 
 from converter.blocks import affordable_steps, reconstruct_blocks
+from converter.branches import join_ranges
 from converter.calibration import Observer, RangeRule, observe, tensors
 from converter.correction import Correction, Settings, apply_correction, correct
 from converter.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
@@ -90,6 +91,7 @@ def optimize(
         for name in providers
     }
     ranges |= {name: each for name, each in stated.items() if name in ranges}
+    ranges = join_ranges(graph, everything.nodes, shared, ranges)
     judged_together = max(int(JUDGED_BYTES / (4 * max(sum(elements.values()), 1))), 1)
     judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, judged_together)]
     damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
