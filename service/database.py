@@ -185,7 +185,7 @@ schema = sa.Table("zsq_schema", metadata, sa.Column("version", sa.Integer, prima
 
 
 class Database:
-    """One pool of connections; ``reading()`` sees committed rows, ``writing()`` is one transaction that may write."""
+    """One pool of connections; ``reading()`` sees committed rows; ``writing()`` is one transaction that may write."""
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.database_url
@@ -214,6 +214,9 @@ class Database:
 
     def migrate(self) -> None:
         """The tables are there and are of this version; many processes may call this at once."""
+        if self.is_sqlite:
+            with self.engine.connect() as connection:  # from now on, who reads does not wait for who writes
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         with self.writing() as connection:
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7237811)"))
@@ -249,6 +252,5 @@ class Database:
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = "IMMEDIATE"
     connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
-    connection.execute("PRAGMA journal_mode=WAL")  # readers of the API do not wait for the worker's writes
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
