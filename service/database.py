@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import from_json
 
 from service.settings import Settings
 from service.turns import take_turns
@@ -185,7 +186,7 @@ schema = sa.Table("zsq_schema", metadata, sa.Column("version", sa.Integer, prima
 
 
 class Database:
-    """One pool of connections; ``reading()`` sees committed rows; ``writing()`` is one transaction that may write."""
+    """``reading()`` sees committed rows; ``writing()`` is one transaction that may write."""
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.database_url
@@ -196,6 +197,11 @@ class Database:
             self.engine = sa.create_engine(settings.database_url, pool_size=24, max_overflow=16)
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             take_turns(self.engine, path.with_name(f"{path.name}-turn"), BUSY_SECONDS)
+            # apart from the writers, who keep their connections while they wait: reading waits for nobody
+            self._readers = sa.create_engine(
+                settings.database_url, pool_size=8, max_overflow=-1, json_deserializer=from_json
+            )
+            sa.event.listen(self._readers, "connect", _prepare_reader)
         else:
             self.engine = sa.create_engine(
                 settings.database_url,
@@ -211,6 +217,7 @@ class Database:
                     "application_name": "zsq",
                 },
             )
+            self._readers = self.engine
 
     def migrate(self) -> None:
         """The tables are there and are of this version; many processes may call this at once."""
@@ -229,7 +236,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        with self.engine.connect() as connection:
+        with self._readers.connect() as connection:
             yield connection
 
     @contextmanager
@@ -247,6 +254,7 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+        self._readers.dispose()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -254,3 +262,8 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _prepare_reader(connection: Any, _: Any) -> None:
+    connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
+    connection.execute("PRAGMA query_only=ON")
