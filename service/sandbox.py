@@ -5,6 +5,7 @@ Run as ``python -I -B -m service.sandbox SPECIFICATION MODULE-OR-FILE [ARGUMENT 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -75,12 +76,14 @@ def die_with(parent: int) -> None:
 
 def confine(specification: dict[str, Any]) -> dict[str, object]:
     """Limits, namespaces, capabilities, files and system calls are restricted as far as this machine can; how far."""
+    os.nice(NICE)
+    with contextlib.suppress(OSError):  # this session may be weighed as a whole, whatever its processes' niceness
+        Path("/proc/self/autogroup").write_text(str(NICE))
     network = "open"
     for flags in (CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, CLONE_NEWNET | CLONE_NEWIPC):
         if _libc.unshare(flags) == 0:
             network = "none"
             break
-    os.nice(NICE)
     for name, (soft, hard) in specification["limits"].items():
         number = getattr(resource, f"RLIMIT_{name}")
         ceiling = resource.getrlimit(number)[1]
