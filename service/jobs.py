@@ -23,6 +23,7 @@ from service.blobs import Blobs
 from service.database import Database, now
 from service.engine import JobEngine, Kind, Task
 from service.engine_dbos import DbosEngine
+from service.liveness import living
 from service.records import (
     ACTIVE,
     EVENT,
@@ -61,18 +62,18 @@ __all__ = [
 ]
 
 VERSION = version("zsq")
-LIVE = timedelta(seconds=15)  # a worker is counted as alive if it said so within this time
+SEEN = timedelta(seconds=15)  # a worker that has said nothing for so long is not counted, even if it lives
 
 
 class Jobs:
     """Synchronous and safe to call from many threads."""
 
-    def __init__(self, database: Database, artefacts: Artefacts, engine: JobEngine, queue_limit: int) -> None:
+    def __init__(self, database: Database, artefacts: Artefacts, engine: JobEngine, settings: Settings) -> None:
         self.database = database
         self.artefacts = artefacts
         self.engine = engine
         self.blobs = Blobs(database, artefacts)
-        self.queue_limit = queue_limit
+        self.settings = settings
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -81,7 +82,7 @@ class Jobs:
         database.migrate()
         engine = DbosEngine(database)
         engine.migrate()
-        return cls(database, Artefacts(settings.store_url), engine, settings.queue_limit)
+        return cls(database, Artefacts(settings.store_url), engine, settings)
 
     def close(self) -> None:
         self.engine.close()
@@ -123,7 +124,7 @@ class Jobs:
 
     def _check_queue(self, connection: sa.Connection) -> None:
         waiting = sa.select(sa.func.count()).where(tables.jobs.c.status == JobStatus.QUEUED)
-        if (connection.execute(waiting).scalar() or 0) >= self.queue_limit:
+        if (connection.execute(waiting).scalar() or 0) >= self.settings.queue_limit:
             raise QueueFull(retry_after=30)
 
     def get(self, job_id: str, owner: str | None) -> Job | None:
@@ -205,8 +206,9 @@ class Jobs:
             counts = {JobStatus(status): count for status, count in connection.execute(grouped)}
             waiting = sa.select(sa.func.min(tables.jobs.c.created_at)).where(tables.jobs.c.status == JobStatus.QUEUED)
             oldest = connection.execute(waiting).scalar()
-            live = sa.select(tables.workers).where(tables.workers.c.seen_at > now() - LIVE)
-            workers = tuple(Worker(**row._mapping) for row in connection.execute(live))
+            seen = sa.select(tables.workers).where(tables.workers.c.seen_at > now() - SEEN)
+            workers = [Worker(**row._mapping) for row in connection.execute(seen)]
+            alive = living(self.settings, connection, [each.id for each in workers])
             stored = connection.execute(sa.select(sa.func.sum(tables.blobs.c.size))).scalar() or 0
             dead = sa.select(sa.func.count()).where(tables.deliveries.c.status == "dead")
             dead_count = connection.execute(dead).scalar() or 0
@@ -215,7 +217,7 @@ class Jobs:
             running=counts.get(JobStatus.RUNNING, 0),
             oldest_queued_seconds=0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds()),
             by_status={status: counts.get(status, 0) for status in JobStatus},
-            workers=workers,
+            workers=tuple(each for each in workers if each.id in alive),
             stored_bytes=int(stored),
             dead_deliveries=dead_count,
         )

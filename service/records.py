@@ -150,7 +150,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process that was alive a moment ago."""
+    """A worker process that lives."""
 
     id: str
     host: str
