@@ -25,6 +25,8 @@ CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS = 0x10000000, 0x40000000
 
 NICE = 10  # on a machine with few cores API and worker go first: a tenth of a core is left to the child while they work
 
+SESSION_NICE = 5  # the same where sessions are weighed, this one against all others: a quarter, as most are strangers
+
 SYSTEM = (
     "/lib",
     "/lib64",
@@ -77,8 +79,8 @@ def die_with(parent: int) -> None:
 def confine(specification: dict[str, Any]) -> dict[str, object]:
     """Limits, namespaces, capabilities, files and system calls are restricted as far as this machine can; how far."""
     os.nice(NICE)
-    with contextlib.suppress(OSError):  # this session may be weighed as a whole, whatever its processes' niceness
-        Path("/proc/self/autogroup").write_text(str(NICE))
+    with contextlib.suppress(OSError):  # there niceness counts only between processes of the same session
+        Path("/proc/self/autogroup").write_text(str(SESSION_NICE))
     network = "open"
     for flags in (CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, CLONE_NEWNET | CLONE_NEWIPC):
         if _libc.unshare(flags) == 0:

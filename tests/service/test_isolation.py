@@ -80,7 +80,7 @@ def test_a_child_goes_after_the_service_also_as_a_session(tmp_path: Path) -> Non
     # asked twice: the kernel lets only one session in a tenth of a second be changed, whosever it is
     program = "import json; print(json.dumps({'weight': open('/proc/self/autogroup').read()}))"
     weights = [run_program(tmp_path, program)[1][0]["weight"].split()[-1] for _ in range(2)]
-    assert str(sandbox.NICE) in weights
+    assert str(sandbox.SESSION_NICE) in weights
 
 
 def test_what_a_conversion_needs_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
