@@ -167,7 +167,7 @@ def main() -> None:
         f"API under load ({given.queued} queued, {given.clients} clients, {given.streams} streams, {given.database})",
         ("what", "measured"),
     )
-    before = os.getloadavg()[0]
+    before, stolen = os.getloadavg()[0], psutil.cpu_times().steal
     with tempfile.TemporaryDirectory() as folder:
         serve = Serve(Path(folder), cluster.create("load") if cluster else None, workers=1)
         try:
@@ -186,6 +186,7 @@ def main() -> None:
     results.add("events received", load.events)
     results.add("errors", "; ".join(load.errors[:5]) if load.errors else 0)
     results.add("the load's own process, late by", percentiles(load.late))
+    results.add("taken by the hypervisor", f"{psutil.cpu_times().steal - stolen:.1f} s of CPU")
     results.add("API process", f"{resident:.0f} MiB resident")
     results.add("load average before, after", f"{before:.1f}, {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     results.write(given.results)
