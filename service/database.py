@@ -31,6 +31,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 30  # how long a writer waits for others on SQLite
+MENDING_SECONDS = 2  # how long a reader, who may be the event loop, waits for who mends the file after a crash
 
 
 def now() -> datetime:
@@ -265,5 +266,5 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _prepare_reader(connection: Any, _: Any) -> None:
-    connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
+    connection.execute(f"PRAGMA busy_timeout={1000 * MENDING_SECONDS}")
     connection.execute("PRAGMA query_only=ON")
