@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Depends, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from service.auth import LOCAL, Principal, Scope
@@ -60,7 +59,7 @@ Admin = Annotated[Principal, Depends(Requires(Scope.ADMIN))]
 
 async def principal_of_key(context: Context, request: Request, secret: str) -> Principal:
     """Whose key it is; raises Unauthenticated."""
-    key = await run_in_threadpool(context.keys.find, secret)
+    key = await context.look(context.keys.find, secret)
     if key is None:
         context.rates.count_wrong_key(request.client.host if request.client else "")
         raise Unauthenticated("This API key does not work: it is unknown or was revoked.")

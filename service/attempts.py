@@ -16,7 +16,7 @@ from service import database as tables
 from service.database import now
 from service.engine import Kind, Task, TaskState
 from service.jobs import Jobs, add_event, notify
-from service.records import ACTIVE, Job, JobStatus, job_of
+from service.records import ACTIVE, JOB, Job, JobStatus, job_of
 from service.storage import Stored
 
 __all__ = ["Attempt", "Attempts", "Superseded"]
@@ -62,7 +62,8 @@ class Attempts:
             values |= {"worker": self.worker_id, "started_at": row.started_at or now(), "seconds_left": None}
             self._update(connection, row.id, row.attempt, values)
             add_event(connection, job_id, "started", {"attempt": number, "resumed": sorted(row.checkpoints)})
-            current = connection.execute(sa.select(tables.jobs).where(tables.jobs.c.id == job_id)).one()
+            query = sa.select(*JOB, tables.jobs.c.checkpoints).where(tables.jobs.c.id == job_id)
+            current = connection.execute(query).one()
             return Attempt(job_of(current), number, current.checkpoints)
 
     def is_current(self, attempt: Attempt) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, ParamSpec, Self, TypeVar
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 
 from service.auth import Keys
 from service.jobs import Jobs
@@ -14,6 +16,10 @@ from service.quotas import RateLimits
 from service.settings import Settings
 
 __all__ = ["Context", "FromContext", "context_of"]
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,16 @@ class Context:
         """Database and store are open, their tables and folders exist."""
         jobs = Jobs.open(settings)
         return cls(settings, jobs, Keys(jobs.database), RateLimits(), metrics)
+
+    async def look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` finds in a few rows.
+
+        SQLite has them in memory: handing that to another thread, which then fights this one for the interpreter,
+        takes twice the time of doing it. A server may let us wait.
+        """
+        if self.jobs.database.is_sqlite:
+            return work(*args, **kwargs)
+        return await run_in_threadpool(work, *args, **kwargs)
 
     def close(self) -> None:
         self.jobs.close()

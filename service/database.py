@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import from_json
 
 from service.settings import Settings
 from service.turns import take_turns
@@ -30,6 +31,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 30  # how long a writer waits for others on SQLite
+MENDING_SECONDS = 2  # how long a reader, who may be the event loop, waits for who mends the file after a crash
 
 
 def now() -> datetime:
@@ -185,7 +187,7 @@ schema = sa.Table("zsq_schema", metadata, sa.Column("version", sa.Integer, prima
 
 
 class Database:
-    """One pool of connections; ``reading()`` sees committed rows, ``writing()`` is one transaction that may write."""
+    """``reading()`` sees committed rows; ``writing()`` is one transaction that may write."""
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.database_url
@@ -196,6 +198,11 @@ class Database:
             self.engine = sa.create_engine(settings.database_url, pool_size=24, max_overflow=16)
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             take_turns(self.engine, path.with_name(f"{path.name}-turn"), BUSY_SECONDS)
+            # apart from the writers, who keep their connections while they wait: reading waits for nobody
+            self._readers = sa.create_engine(
+                settings.database_url, pool_size=8, max_overflow=-1, json_deserializer=from_json
+            )
+            sa.event.listen(self._readers, "connect", _prepare_reader)
         else:
             self.engine = sa.create_engine(
                 settings.database_url,
@@ -211,9 +218,13 @@ class Database:
                     "application_name": "zsq",
                 },
             )
+            self._readers = self.engine
 
     def migrate(self) -> None:
         """The tables are there and are of this version; many processes may call this at once."""
+        if self.is_sqlite:
+            with self.engine.connect() as connection:  # from now on, who reads does not wait for who writes
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         with self.writing() as connection:
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7237811)"))
@@ -226,7 +237,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        with self.engine.connect() as connection:
+        with self._readers.connect() as connection:
             yield connection
 
     @contextmanager
@@ -244,11 +255,16 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+        self._readers.dispose()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = "IMMEDIATE"
     connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
-    connection.execute("PRAGMA journal_mode=WAL")  # readers of the API do not wait for the worker's writes
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _prepare_reader(connection: Any, _: Any) -> None:
+    connection.execute(f"PRAGMA busy_timeout={1000 * MENDING_SECONDS}")
+    connection.execute("PRAGMA query_only=ON")

@@ -147,5 +147,5 @@ async def _refuse_early(request: Request, context: Context) -> None:
     length = request.headers.get("content-length", "")
     if not length.isdigit() or int(length) > LARGE:
         waiting = (await run_in_threadpool(context.jobs.statistics)).queued
-        if waiting >= context.jobs.queue_limit:
+        if waiting >= context.settings.queue_limit:
             raise QueueFull(retry_after=30)

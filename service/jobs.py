@@ -12,6 +12,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -22,8 +23,11 @@ from service.blobs import Blobs
 from service.database import Database, now
 from service.engine import JobEngine, Kind, Task
 from service.engine_dbos import DbosEngine
+from service.liveness import living
 from service.records import (
     ACTIVE,
+    EVENT,
+    JOB,
     Delivery,
     IdempotencyConflict,
     Job,
@@ -58,18 +62,18 @@ __all__ = [
 ]
 
 VERSION = version("zsq")
-LIVE = timedelta(seconds=15)  # a worker is counted as alive if it said so within this time
+SEEN = timedelta(seconds=15)  # a worker that has said nothing for so long is not counted, even if it lives
 
 
 class Jobs:
     """Synchronous and safe to call from many threads."""
 
-    def __init__(self, database: Database, artefacts: Artefacts, engine: JobEngine, queue_limit: int) -> None:
+    def __init__(self, database: Database, artefacts: Artefacts, engine: JobEngine, settings: Settings) -> None:
         self.database = database
         self.artefacts = artefacts
         self.engine = engine
         self.blobs = Blobs(database, artefacts)
-        self.queue_limit = queue_limit
+        self.settings = settings
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -78,7 +82,7 @@ class Jobs:
         database.migrate()
         engine = DbosEngine(database)
         engine.migrate()
-        return cls(database, Artefacts(settings.store_url), engine, settings.queue_limit)
+        return cls(database, Artefacts(settings.store_url), engine, settings)
 
     def close(self) -> None:
         self.engine.close()
@@ -120,43 +124,43 @@ class Jobs:
 
     def _check_queue(self, connection: sa.Connection) -> None:
         waiting = sa.select(sa.func.count()).where(tables.jobs.c.status == JobStatus.QUEUED)
-        if (connection.execute(waiting).scalar() or 0) >= self.queue_limit:
+        if (connection.execute(waiting).scalar() or 0) >= self.settings.queue_limit:
             raise QueueFull(retry_after=30)
 
     def get(self, job_id: str, owner: str | None) -> Job | None:
         """The job if it is this owner's; ``None`` as owner sees all."""
         with self.database.reading() as connection:
-            row = connection.execute(sa.select(tables.jobs).where(_owned(job_id, owner))).one_or_none()
+            row = connection.execute(_job(owner is not None), {"id": job_id, "owner": owner}).one_or_none()
         return None if row is None else job_of(row)
 
     def list(
         self, owner: str | None, cursor: str | None = None, limit: int = 50, status: JobStatus | None = None
     ) -> Page:
         """Jobs newest first; raises ValueError on a cursor that was not given out here."""
-        query = sa.select(tables.jobs).order_by(tables.jobs.c.number.desc()).limit(limit + 1)
-        if owner is not None:
-            query = query.where(tables.jobs.c.owner == owner)
-        if status is not None:
-            query = query.where(tables.jobs.c.status == status)
-        if cursor is not None:
-            query = query.where(tables.jobs.c.number < _number_of(cursor))
+        number = None if cursor is None else _number_of(cursor)
+        query = _page(owner is not None, status is not None, number is not None)
+        given = {"owner": owner, "status": status, "number": number, "limit": limit + 1}
         with self.database.reading() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(query, given).all()
         more = len(rows) > limit
         rows = rows[:limit]
         return Page(tuple(map(job_of, rows)), _cursor_of(rows[-1].number) if more else None)
 
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[JobEvent]:
         """What happened to the job since the event ``after``, in order."""
-        condition = (tables.events.c.job_id == job_id) & (tables.events.c.id > after)
-        query = sa.select(tables.events).where(condition).order_by(tables.events.c.id).limit(limit)
         with self.database.reading() as connection:
-            return [JobEvent(**row._mapping) for row in connection.execute(query)]
+            return _events(connection, job_id, after, limit)
+
+    def news(self, job_id: str, after: int, limit: int) -> tuple[bool, Sequence[JobEvent]]:
+        """Whether the job has ended, and then what happened: in this order, so that the last word is not missed."""
+        with self.database.reading() as connection:
+            status = connection.execute(STATUS, {"id": job_id}).scalar()
+            return status not in ACTIVE, _events(connection, job_id, after, limit)
 
     def cancel(self, job_id: str, owner: str | None) -> Job | None:
         """The job will not run on, and a running child is killed within two seconds; a finished job stays as it is."""
         with self.database.writing() as connection:
-            query = sa.select(tables.jobs).where(_owned(job_id, owner)).with_for_update()
+            query = sa.select(*JOB).where(_owned(job_id, owner)).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None or row.status not in ACTIVE:
                 return None if row is None else job_of(row)
@@ -202,8 +206,9 @@ class Jobs:
             counts = {JobStatus(status): count for status, count in connection.execute(grouped)}
             waiting = sa.select(sa.func.min(tables.jobs.c.created_at)).where(tables.jobs.c.status == JobStatus.QUEUED)
             oldest = connection.execute(waiting).scalar()
-            live = sa.select(tables.workers).where(tables.workers.c.seen_at > now() - LIVE)
-            workers = tuple(Worker(**row._mapping) for row in connection.execute(live))
+            seen = sa.select(tables.workers).where(tables.workers.c.seen_at > now() - SEEN)
+            workers = [Worker(**row._mapping) for row in connection.execute(seen)]
+            alive = living(self.settings, connection, [each.id for each in workers])
             stored = connection.execute(sa.select(sa.func.sum(tables.blobs.c.size))).scalar() or 0
             dead = sa.select(sa.func.count()).where(tables.deliveries.c.status == "dead")
             dead_count = connection.execute(dead).scalar() or 0
@@ -212,10 +217,45 @@ class Jobs:
             running=counts.get(JobStatus.RUNNING, 0),
             oldest_queued_seconds=0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds()),
             by_status={status: counts.get(status, 0) for status in JobStatus},
-            workers=workers,
+            workers=tuple(each for each in workers if each.id in alive),
             stored_bytes=int(stored),
             dead_deliveries=dead_count,
         )
+
+
+# Statements that are executed all the time are built once: building one costs as much as executing it.
+
+STATUS = sa.select(tables.jobs.c.status).where(tables.jobs.c.id == sa.bindparam("id"))
+EVENTS = (
+    sa.select(*EVENT)
+    .where(tables.events.c.job_id == sa.bindparam("id"), tables.events.c.id > sa.bindparam("after"))
+    .order_by(tables.events.c.id)
+    .limit(sa.bindparam("limit"))
+)
+
+
+@cache
+def _job(of_owner: bool) -> sa.Select[Any]:
+    query = sa.select(*JOB).where(tables.jobs.c.id == sa.bindparam("id"))
+    return query.where(tables.jobs.c.owner == sa.bindparam("owner")) if of_owner else query
+
+
+@cache
+def _page(of_owner: bool, of_status: bool, below: bool) -> sa.Select[Any]:
+    number = tables.jobs.c.number
+    query = sa.select(*JOB, number).order_by(number.desc()).limit(sa.bindparam("limit"))
+    if of_owner:
+        query = query.where(tables.jobs.c.owner == sa.bindparam("owner"))
+    if of_status:
+        query = query.where(tables.jobs.c.status == sa.bindparam("status"))
+    if below:
+        query = query.where(number < sa.bindparam("number"))
+    return query
+
+
+def _events(connection: sa.Connection, job_id: str, after: int, limit: int) -> list[JobEvent]:
+    found = connection.execute(EVENTS, {"id": job_id, "after": after, "limit": limit})
+    return [JobEvent(*row) for row in found]
 
 
 def result_key(model_sha256: str, options: Mapping[str, Any]) -> str:
@@ -265,7 +305,7 @@ def _row_of(new: NewJob) -> dict[str, Any]:
 
 
 def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Job:
-    return job_of(connection.execute(sa.select(tables.jobs).where(condition)).one())
+    return job_of(connection.execute(sa.select(*JOB).where(condition)).one())
 
 
 def _owned(job_id: str, owner: str | None) -> sa.ColumnElement[bool]:
@@ -311,7 +351,7 @@ def _finished_twin(connection: sa.Connection, owner: str, key: str) -> Job | Non
         & (tables.jobs.c.result_key == key)
         & (tables.jobs.c.status == JobStatus.SUCCEEDED)
     )
-    query = sa.select(tables.jobs).where(condition).order_by(tables.jobs.c.number.desc()).limit(1)
+    query = sa.select(*JOB).where(condition).order_by(tables.jobs.c.number.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     return None if row is None else job_of(row)
 

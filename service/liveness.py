@@ -12,18 +12,24 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import psycopg
+import sqlalchemy as sa
 
 from service.settings import Settings
 
-__all__ = ["FileLiveness", "Liveness", "PostgresLiveness", "liveness_for"]
+__all__ = ["FileLiveness", "Liveness", "PostgresLiveness", "liveness_for", "living"]
 
 CHECK_SECONDS = 1.0
+HELD = sa.text(
+    "SELECT classid::bigint, objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+"""The two halves of each single key that is locked in this database."""
 
 
 class Liveness(Protocol):
@@ -43,8 +49,16 @@ class Liveness(Protocol):
 def liveness_for(settings: Settings, worker_id: str) -> Liveness:
     """The lock of ``worker_id`` is held: in the database where many machines share it, else in a file."""
     if settings.is_sqlite:
-        return FileLiveness(Path(settings.data_dir) / "workers", worker_id)
+        return FileLiveness(_folder(settings), worker_id)
     return PostgresLiveness(settings.database_url, worker_id)
+
+
+def living(settings: Settings, connection: sa.Connection, worker_ids: Iterable[str]) -> set[str]:
+    """Those whose lock is held at this moment; in a file, a free one is held for the look, which is short."""
+    if settings.is_sqlite:
+        return {each for each in worker_ids if _is_held(_path_of(_folder(settings), each))}
+    held = {high << 32 | low for high, low in connection.execute(HELD)}
+    return {each for each in worker_ids if _lock_key(each) % 2**64 in held}
 
 
 class FileLiveness:
@@ -53,19 +67,16 @@ class FileLiveness:
     def __init__(self, folder: Path, worker_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
-        self._path = self._path_of(worker_id)
+        self._path = _path_of(folder, worker_id)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _path_of(self, worker_id: str) -> Path:
-        return self._folder / f"{hashlib.sha256(worker_id.encode()).hexdigest()[:32]}.lock"
 
     def lost_for(self) -> float:
         return 0.0
 
     @contextmanager
     def if_dead(self, worker_id: str) -> Iterator[bool]:
-        path = self._path_of(worker_id)
+        path = _path_of(self._folder, worker_id)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -154,6 +165,28 @@ class PostgresLiveness:
         self._thread.join(10)
         if self._connection is not None:
             self._connection.close()
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.data_dir / "workers"
+
+
+def _path_of(folder: Path, worker_id: str) -> Path:
+    return folder / f"{hashlib.sha256(worker_id.encode()).hexdigest()[:32]}.lock"
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _lock_key(worker_id: str) -> int:

@@ -15,7 +15,7 @@ from service.context import Context
 __all__ = ["Check", "LiveWorker", "Prober", "Readiness"]
 
 PATIENCE = 5.0
-FRESH = 1.0  # seconds for which a result is given out again: probes write to the store
+FRESH = {True: 1.0, False: 0.2}  # seconds for which ready and unready are said again: probes write to the store
 
 
 class Check(BaseModel):
@@ -46,7 +46,7 @@ class Readiness(BaseModel):
 
 
 class Prober:
-    """Tries everything at once, and not more than once a second however often it is asked."""
+    """Tries everything at once, and not more than a few times a second however often it is asked."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -58,7 +58,7 @@ class Prober:
         async with self._lock:
             if self._known is None or time.monotonic() > self._until:
                 self._known = await self._probe()
-                self._until = time.monotonic() + FRESH
+                self._until = time.monotonic() + FRESH[self._known.status == "ready"]
             return self._known
 
     async def _probe(self) -> Readiness:

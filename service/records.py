@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
+from service import database as tables
 from service.storage import Stored
 
 __all__ = [
     "ACTIVE",
+    "EVENT",
+    "JOB",
     "Delivery",
     "IdempotencyConflict",
     "Job",
@@ -147,7 +150,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process that was alive a moment ago."""
+    """A worker process that lives."""
 
     id: str
     host: str
@@ -185,7 +188,13 @@ class Delivery:
     updated_at: datetime
 
 
+JOB = tuple(tables.jobs.c[each.name] for each in fields(Job))
+"""The columns to select for ``job_of``, before any others."""
+
+EVENT = tuple(tables.events.c[each.name] for each in fields(JobEvent))
+"""The columns of a JobEvent, in its order."""
+
+
 def job_of(row: sa.Row[Any]) -> Job:
-    columns = row._mapping  # each access makes a new one
-    values = {name: columns[name] for name in Job.__dataclass_fields__}
-    return Job(**values | {"status": JobStatus(values["status"])})
+    job_id, owner, status, *others = row[: len(JOB)]
+    return Job(job_id, owner, JobStatus(status), *others)

@@ -5,6 +5,7 @@ Run as ``python -I -B -m service.sandbox SPECIFICATION MODULE-OR-FILE [ARGUMENT 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -23,6 +24,8 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 38, 24
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS = 0x10000000, 0x40000000, 0x08000000, 0x04000000
 
 NICE = 10  # on a machine with few cores API and worker go first: a tenth of a core is left to the child while they work
+
+SESSION_NICE = 5  # the same where sessions are weighed, this one against all others: a quarter, as most are strangers
 
 SYSTEM = (
     "/lib",
@@ -75,12 +78,14 @@ def die_with(parent: int) -> None:
 
 def confine(specification: dict[str, Any]) -> dict[str, object]:
     """Limits, namespaces, capabilities, files and system calls are restricted as far as this machine can; how far."""
+    os.nice(NICE)
+    with contextlib.suppress(OSError):  # there niceness counts only between processes of the same session
+        Path("/proc/self/autogroup").write_text(str(SESSION_NICE))
     network = "open"
     for flags in (CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, CLONE_NEWNET | CLONE_NEWIPC):
         if _libc.unshare(flags) == 0:
             network = "none"
             break
-    os.nice(NICE)
     for name, (soft, hard) in specification["limits"].items():
         number = getattr(resource, f"RLIMIT_{name}")
         ceiling = resource.getrlimit(number)[1]

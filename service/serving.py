@@ -25,17 +25,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 def serve(settings: Settings, count: int) -> None:
     """Serves until SIGINT or SIGTERM; then ends open requests, then its workers, which finish or hand back jobs."""
-    import uvicorn
+    with listening(settings.host, settings.port) as listener, workers(settings, count):
+        # imported here: the workers start on other cores meanwhile
+        import uvicorn
 
-    from service.app import create_app
+        from service.app import create_app
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            gc.freeze()  # else each full collection looks through all modules again and stops every request meanwhile
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                gc.freeze()  # else each full collection looks through all modules again and stops every request
 
-    with listening(settings.host, settings.port) as listener:
-        port = listener.getsockname()[1]
         config = uvicorn.Config(
             create_app(settings),
             log_config=None,
@@ -44,11 +44,10 @@ def serve(settings: Settings, count: int) -> None:
             timeout_keep_alive=30,  # longer than clients keep an idle connection, who else send into one just closed
             server_header=False,
         )
-        with workers(settings, count):
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            print(f"zsq serves at http://{host}:{port}/ (Ctrl-C ends it)", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
-                Server(config).run(sockets=[listener])
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        print(f"zsq serves at http://{host}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
+            Server(config).run(sockets=[listener])
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -16,7 +16,9 @@ import sqlalchemy as sa
 
 __all__ = ["take_turns"]
 
-WRITES = ("BEGIN IMMEDIATE", "INSERT", "UPDATE", "DELETE", "REPLACE")  # sqlite3 begins a transaction before these
+WRITES = ("BEGIN IMMEDIATE", "INSERT", "UPDATE", "DELETE", "REPLACE", "PRAGMA JOURNAL_MODE")
+"""sqlite3 begins a transaction before most of them; the last is refused at once while another process does it."""
+
 HELD = "zsq-turn"
 
 
@@ -29,7 +31,7 @@ def take_turns(engine: sa.Engine, path: Path, seconds: float) -> None:
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def begin(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
-        if not connection.info.get(HELD) and statement.lstrip()[:15].upper().startswith(WRITES):
+        if not connection.info.get(HELD) and statement.lstrip()[:20].upper().startswith(WRITES):
             turn.take()
             connection.info[HELD] = True
 

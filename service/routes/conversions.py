@@ -55,7 +55,7 @@ async def visible_job(conversion: ConversionId, context: FromContext, principal:
 
 
 async def job_of(context: Context, job_id: str, owner: str | None) -> Job:
-    job = await run_in_threadpool(context.jobs.get, job_id, owner)
+    job = await context.look(context.jobs.get, job_id, owner)
     if job is None:
         raise NoSuchConversion
     return job
@@ -109,7 +109,10 @@ async def list_conversions(
 ) -> Response:
     """One's own conversions, newest first."""
     try:
-        page = await run_in_threadpool(context.jobs.list, principal.sees, cursor, limit, status)
+        if status is None:
+            page = await context.look(context.jobs.list, principal.sees, cursor, limit)
+        else:  # the few of a rare status may be found only after looking through all jobs
+            page = await run_in_threadpool(context.jobs.list, principal.sees, cursor, limit, status)
     except ValueError as problem:
         raise BadRequest(str(problem), field="cursor") from problem
     found = ConversionList(conversions=[Conversion.of(job) for job in page.jobs], next_cursor=page.next_cursor)
@@ -161,7 +164,7 @@ async def watch(
     brief = not resumed
     while True:
         try:
-            ended, found = await run_in_threadpool(_news, context, job.id, after)
+            ended, found = await context.look(context.jobs.news, job.id, after, EVENTS_BATCH)
         except AWAY:
             return  # the client comes back, with the last id that it saw
         for event in _in_short(found) if brief else found:
@@ -176,12 +179,6 @@ async def watch(
                 return  # before the last event that the client has seen, or by being deleted
             brief = False
             await asyncio.sleep(EVENTS_PERIOD)
-
-
-def _news(context: Context, job_id: str, after: int) -> tuple[bool, Sequence[JobEvent]]:
-    """Whether the job has ended, and then what happened: in this order, so that the last word is not missed."""
-    job = context.jobs.get(job_id, None)
-    return job is None or job.status.is_final, context.jobs.events(job_id, after, EVENTS_BATCH)
 
 
 def _in_short(events: Sequence[JobEvent]) -> list[JobEvent]:
@@ -229,5 +226,5 @@ async def delete(conversion: ConversionId, context: FromContext, principal: Conv
 )
 async def deliveries(job: VisibleJob, context: FromContext) -> DeliveryList:
     """The webhook messages of a conversion, those that were given up among them."""
-    found = await run_in_threadpool(context.jobs.deliveries, job.id, None)
+    found = await context.look(context.jobs.deliveries, job.id, None)
     return DeliveryList(deliveries=[Delivery.of(each) for each in found])

@@ -17,13 +17,15 @@ from service.schemas import Health
 
 __all__ = ["router"]
 
+VERSION = version("zsq")
+
 router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz", operation_id="getHealth", summary="The process answers")
 async def health() -> Health:
     """Nothing else is looked at: for restarting a process that hangs."""
-    return Health(status="ok", version=version("zsq"))
+    return Health(status="ok", version=VERSION)
 
 
 @router.get(

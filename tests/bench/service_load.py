@@ -1,94 +1,149 @@
 """Latency of the API under load: a thousand queued jobs, fifty clients polling, ten event streams, one conversion.
 
-python -m tests.bench.service_load MODEL.onnx [--queued 1000] [--clients 50] [--streams 10] [--seconds 30]
+python -m tests.bench.service_load MODEL.onnx [--queued 1000] [--clients 50] [--streams 10] [--seconds 30] [--bursts 5]
+
+Clients that poll know nothing of each other: each begins at a random moment of its interval. How it is when all of
+them, and all streams, connect in the same instant is measured afterwards and told in a row of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import json
 import os
 import random
 import statistics
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx2
 import psutil
 
+from tests.bench.connection import Connection
 from tests.chaos.kill import Serve
 from tests.chaos.results import Results
 from tests.service.harness import Cluster
 
-OCTETS = {"content-type": "application/octet-stream"}
 SUBMITTERS = 8
+INTERVAL = (0.5, 1.5)  # seconds between an answer and the same client's next question
+BETWEEN_BURSTS = 2.0
+TICK = 0.02
 
 
 class Load:
     """Clients of one service that note every answer and how long it took."""
 
-    def __init__(self, base_url: str, model: bytes) -> None:
-        limits = httpx2.Limits(max_connections=100, max_keepalive_connections=100)
-        self.client = httpx2.AsyncClient(base_url=base_url, timeout=30, limits=limits)
-        self.model = model
+    def __init__(self, port: int, model: bytes, streams: int) -> None:
+        self.port, self.model, self.streams = port, model, streams
         self.posts: list[float] = []
         self.gets: list[float] = []
+        self.burst: list[float] = []
+        self.late: list[float] = []
         self.events = 0
         self.errors: list[str] = []
         self.ids: list[str] = []
 
-    async def submit(self, seed: int) -> str | None:
+    async def ask(self, client: Connection, method: str, target: str, body: bytes, times: list[float]) -> bytes:
+        """The body of the answer, empty after an error."""
         began = time.perf_counter()
-        answer = await self.client.post(f"/v1/conversions?fresh=true&seed={seed}", content=self.model, headers=OCTETS)
-        self.posts.append(time.perf_counter() - began)
-        if answer.status_code != 202:
-            self.errors.append(f"POST {answer.status_code} {answer.text[:200]}")
-            return None
-        return str(answer.json()["id"])
+        try:
+            status, answer = await client.ask(method, target, body)
+        except (OSError, EOFError, ValueError, KeyError) as problem:
+            client.close()
+            status, answer = 0, repr(problem).encode()
+        times.append(time.perf_counter() - began)
+        if status == {"POST": 202, "GET": 200}[method]:
+            return answer
+        self.errors.append(f"{method} {target} {status} {answer[:200]!r}")
+        return b""
 
     async def submitter(self, seeds: list[int]) -> None:
+        client = Connection(self.port)
         for seed in seeds:
-            job_id = await self.submit(seed)
-            if job_id is not None:
-                self.ids.append(job_id)
+            target = f"/v1/conversions?fresh=true&seed={seed}"
+            if answer := await self.ask(client, "POST", target, self.model, self.posts):
+                self.ids.append(json.loads(answer)["id"])
+        client.close()
+
+    def question(self) -> str:
+        return random.choice([f"/v1/conversions/{random.choice(self.ids)}", "/v1/conversions?limit=20"])
 
     async def poller(self, until: float) -> None:
+        client = Connection(self.port)
+        await asyncio.sleep(random.uniform(0, INTERVAL[1]))
         while time.monotonic() < until:
-            path = random.choice([f"/v1/conversions/{random.choice(self.ids)}", "/v1/conversions?limit=20"])
+            await self.ask(client, "GET", self.question(), b"", self.gets)
+            await asyncio.sleep(random.uniform(*INTERVAL))
+        client.close()
+
+    async def burster(self) -> None:
+        client = Connection(self.port)
+        await self.ask(client, "GET", self.question(), b"", self.burst)
+        client.close()
+
+    async def listener(self, job_id: str) -> None:
+        """Hears of a job, and when that has ended of the one that runs then."""
+        client = Connection(self.port)
+        try:
+            while True:
+                async for line in client.lines(f"/v1/conversions/{job_id}/events"):
+                    self.events += line.startswith(b"id:")
+                answer = await self.ask(client, "GET", "/v1/conversions?status=running&limit=1", b"", [])
+                running = json.loads(answer)["conversions"] if answer else []
+                job_id = running[0]["id"] if running else random.choice(self.ids)
+        except (OSError, EOFError, ValueError, KeyError) as problem:
+            self.errors.append(f"events {problem!r}")
+        finally:
+            client.close()
+
+    async def clock(self) -> None:
+        """How late this process itself is: no answer can be noted sooner."""
+        while True:
             began = time.perf_counter()
-            answer = await self.client.get(path)
-            self.gets.append(time.perf_counter() - began)
-            if answer.status_code != 200:
-                self.errors.append(f"GET {path} {answer.status_code}")
-            await asyncio.sleep(random.uniform(0.5, 1.5))
+            await asyncio.sleep(TICK)
+            self.late.append(time.perf_counter() - began - TICK)
 
-    async def listener(self, job_id: str, until: float) -> None:
-        async with self.client.stream("GET", f"/v1/conversions/{job_id}/events", timeout=60) as answer:
-            if answer.status_code != 200:
-                self.errors.append(f"events {answer.status_code}")
-                return
-            async for line in answer.aiter_lines():
-                self.events += line.startswith("id:")
-                if time.monotonic() > until:
-                    return
+    @asynccontextmanager
+    async def listeners(self, job_id: str) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.listener(job_id)) for _ in range(self.streams)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def running(self) -> str:
+        """The job that runs now; waits for one."""
+        client = Connection(self.port)
+        while True:
+            answer = await self.ask(client, "GET", "/v1/conversions?status=running&limit=1", b"", [])
+            if answer and (found := json.loads(answer)["conversions"]):
+                client.close()
+                return str(found[0]["id"])
+            await asyncio.sleep(0.05)
 
 
-async def run(serve: Serve, given: argparse.Namespace) -> Load:
-    load = Load(f"http://127.0.0.1:{serve.port}", given.model.read_bytes())
-    running = await load.submit(0)
-    assert running is not None, load.errors
-    load.ids.append(running)
-    seeds = [list(range(start, given.queued, SUBMITTERS)) for start in range(1, SUBMITTERS + 1)]
-    await asyncio.gather(*(load.submitter(part) for part in seeds))
-    until = time.monotonic() + given.seconds
-    streams = [asyncio.create_task(load.listener(load.ids[number % 2], until)) for number in range(given.streams)]
-    await asyncio.gather(*(load.poller(until) for _ in range(given.clients)))
-    for stream in streams:
-        stream.cancel()
-    await asyncio.gather(*streams, return_exceptions=True)
-    await load.client.aclose()
-    return load
+async def run(load: Load, given: argparse.Namespace) -> None:
+    await load.submitter([0])
+    await asyncio.gather(
+        *(load.submitter(list(range(start, given.queued, SUBMITTERS))) for start in range(1, SUBMITTERS + 1))
+    )
+    clock = asyncio.create_task(load.clock())
+    async with load.listeners(await load.running()):
+        until = time.monotonic() + given.seconds
+        await asyncio.gather(*(load.poller(until) for _ in range(given.clients)))
+    clock.cancel()
+    for _ in range(given.bursts):
+        await asyncio.sleep(BETWEEN_BURSTS)
+        async with load.listeners(await load.running()):
+            await asyncio.gather(*(load.burster() for _ in range(given.clients)))
+    with contextlib.suppress(asyncio.CancelledError):
+        await clock
 
 
 def percentiles(values: list[float]) -> str:
@@ -103,6 +158,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--streams", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--bursts", type=int, default=5)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
@@ -111,10 +167,12 @@ def main() -> None:
         f"API under load ({given.queued} queued, {given.clients} clients, {given.streams} streams, {given.database})",
         ("what", "measured"),
     )
+    before, stolen = os.getloadavg()[0], psutil.cpu_times().steal
     with tempfile.TemporaryDirectory() as folder:
         serve = Serve(Path(folder), cluster.create("load") if cluster else None, workers=1)
         try:
-            load = asyncio.run(run(serve, given))
+            load = Load(serve.port, given.model.read_bytes(), given.streams)
+            asyncio.run(run(load, given))
             resident = psutil.Process(serve.process.pid).memory_info().rss / (1 << 20)
         finally:
             serve.close()
@@ -122,11 +180,15 @@ def main() -> None:
                 cluster.remove()
     results.add("POST of a small model", f"{percentiles(load.posts)} (n={len(load.posts)})")
     results.add("GET of a job or a page of jobs", f"{percentiles(load.gets)} (n={len(load.gets)})")
+    if load.burst:
+        told = f"{percentiles(load.burst)} (n={len(load.burst)})"
+        results.add(f"the same, all clients and streams connecting at once, {given.bursts} times", told)
     results.add("events received", load.events)
     results.add("errors", "; ".join(load.errors[:5]) if load.errors else 0)
-    results.add(
-        "API process", f"{resident:.0f} MiB resident, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    )
+    results.add("the load's own process, late by", percentiles(load.late))
+    results.add("taken by the hypervisor", f"{psutil.cpu_times().steal - stolen:.1f} s of CPU")
+    results.add("API process", f"{resident:.0f} MiB resident")
+    results.add("load average before, after", f"{before:.1f}, {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     results.write(given.results)
 
 

@@ -47,6 +47,7 @@ class Bench:
 
     def __init__(self, settings: Settings, environment: dict[str, str], notes: Path) -> None:
         self.database = Database(settings)
+        self.database.migrate()
         self.engine: JobEngine = DbosEngine(self.database)
         self.engine.migrate()
         self.environment, self.notes = environment, notes

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from service.settings import Settings
 from tests.service.conftest import Starter
-from tests.service.harness import ROOT
+from tests.service.harness import ROOT, wait_until
 from tests.service.web import served, told
 
 LIGHT = """
@@ -49,6 +50,21 @@ def test_health_and_readiness(start: Starter, database_url: str | None) -> None:
         [worker] = ready.json()["workers"]
         assert worker["isolation"]["level"]
         assert done["isolation"]["level"] == worker["isolation"]["level"]
+
+
+def test_a_killed_worker_is_not_waited_for(
+    start: Starter, database_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.SEEN", timedelta(days=1))  # what it said last will not be outdated in time
+    service = start(database_url)
+    with served(service.settings) as api:
+        worker, other = service.worker(), service.worker()
+        wait_until(lambda: len(api.get("/readyz").json()["workers"]) == 2, 60, "two workers")
+        worker.kill()
+        wait_until(lambda: len(api.get("/readyz").json()["workers"]) == 1, 60, "one worker")
+        assert api.get("/readyz").status_code == 200
+        other.kill()
+        wait_until(lambda: api.get("/readyz").status_code == 503, 60, "no worker")
 
 
 def test_without_a_worker_of_its_own_the_api_is_ready_alone(tmp_path: Path) -> None:

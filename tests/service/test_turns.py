@@ -63,6 +63,37 @@ def test_many_threads_of_two_processes_write_without_an_error(database: Database
     assert names(database) == {str(number) for number in range(120)}
 
 
+def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    together = threading.Barrier(6)
+    failures: list[Exception] = []
+
+    def opened(folder: Path) -> None:
+        each = Database(Settings(data_dir=folder))  # with a turn of its own, as in another process
+        together.wait()
+        try:
+            each.migrate()
+        except Exception as problem:  # told by the main thread
+            failures.append(problem)
+        each.dispose()
+
+    for number in range(5):
+        threads = [threading.Thread(target=opened, args=(tmp_path / str(number),)) for _ in range(together.parties)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+def test_who_reads_waits_for_no_writer_and_cannot_write(database: Database) -> None:
+    with database.writing() as connection:
+        put(connection, "a")
+        assert names(database) == set()
+    with database.reading() as connection, pytest.raises(sa.exc.OperationalError, match="readonly"):
+        put(connection, "b")
+    assert names(database) == {"a"}
+
+
 def test_a_plain_insert_takes_the_turn_too_and_reading_does_not(database: Database, tmp_path: Path) -> None:
     with database.engine.begin() as connection:
         connection.execute(sa.select(tables.secrets)).all()
