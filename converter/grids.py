@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from converter.graph import Array, Graph, attribute
+from converter.quantization import float_name
 
 __all__ = ["Grid", "read_grids"]
 
@@ -118,7 +119,7 @@ def _activation(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
     stated = attribute(node, "output_dtype", 0) or TensorProto.UINT8
     element_type = int8.initializers.element_type(node.input[2]) if named else stated
     grid = _grid(node, int8, element_type)
-    name = node.input[0].removesuffix("_QuantizeLinear_Input")
+    name = float_name(node.input[0])
     producer = float32.producer(name)
     if grid is None or (producer is None and name not in {value.name for value in float32.inputs}):
         return None
@@ -147,7 +148,7 @@ def _removed_follower(name: str, float32: Graph, int8: Graph) -> NodeProto | Non
     if len(readers) != 1 or readers[0].op_type not in REMOVED or readers[0].output[0] in float32.output_names:
         return None
     output = readers[0].output[0]
-    still_there = int8.producer(output) or int8.producer(f"{output}_QuantizeLinear_Input")
+    still_there = any(int8.producer(each) for each in (output, f"{output}:in", f"{output}_QuantizeLinear_Input"))
     return None if still_there else readers[0]
 
 
@@ -161,7 +162,7 @@ def _constant(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
     codes = _stored(node, int8)
     element_type = int8.initializers.element_type(codes)
     grid = _grid(node, int8, element_type)
-    name = codes.removesuffix("_quantized")
+    name = float_name(codes)
     readers = float32.consumers(name)
     if grid is None or not readers:
         return None

@@ -20,7 +20,6 @@ from converter.graph import Array, attribute, opset, walk
 __all__ = ["OPSET", "pack", "packed_bytes", "raise_opset"]
 
 OPSET = 21
-SUFFIX = "_quantized"  # what onnxruntime's quantizer appends to the name of a weight's codes
 REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
 
@@ -37,7 +36,7 @@ def pack(model: ModelProto, weights: Collection[str], widen: bool = True) -> Mod
     """
     packed = ModelProto()
     packed.CopyFrom(model)
-    codes = {f"{name}{SUFFIX}" for name in weights}
+    codes = {f"{name}:c" for name in weights}
     casts: list[NodeProto] = []
     narrow: set[str] = set()
     for tensor in packed.graph.initializer:

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 BITS = (4, 8)
+FLOAT_BYTES = 4  # a weight
 FINENESS = 4096  # sizes that the dynamic programme tells apart
 SHOWN = 64  # points of the frontier that the report keeps
 MOST_WORK = 2e11  # multiply-adds that may be spent on sensitivities
@@ -168,12 +169,16 @@ def choose_widths(
 ) -> Widths:
     """The widths of least divergence whose weights fit ``budget``, a share of INT8's bytes up to 1, bytes above.
 
-    ``work`` is the network's multiply-adds for one sample.
+    Layers left in float take part with their four bytes a weight. ``work`` is the network's multiply-adds for one
+    sample.
 
     Raises InvalidOption for a budget below all weights at 4 bits.
     """
     sizes = _weights(graph, nodes)
-    whole, least = sum(sizes.values()), sum(packed_bytes(each, min(BITS)) for each in sizes.values())
+    kept = FLOAT_BYTES * sum(
+        each for name, each in _weights(graph, (node.name for node in graph.nodes)).items() if name not in sizes
+    )
+    whole, least = sum(sizes.values()) + kept, sum(packed_bytes(each, min(BITS)) for each in sizes.values()) + kept
     allowed = budget * whole if budget <= 1 else budget
     if allowed < least:
         raise InvalidOption(
@@ -191,21 +196,21 @@ def choose_widths(
             divergence = judge.divergence([(rounded[bits], name)])
             layers[index].append(Choice(name, bits, packed_bytes(elements, bits), divergence))
     points = pareto(layers)
-    best = max((each for each in points if each.size <= allowed), key=lambda each: each.size, default=points[0])
+    best = max((each for each in points if each.size + kept <= allowed), key=lambda each: each.size, default=points[0])
     widths = dict(zip(sizes, best.bits, strict=True))
     measured = judge.divergence([(rounded[bits], name) for name, bits in widths.items()])
     low = best.bits.count(4)
     step = StepTaken(
         name=str(Precision.MIXED),
         applied=low > 0,
-        sentence=f"{low} of {len(widths)} weights in 4 bits, {best.size:,} of {allowed:,.0f} bytes; what each costs"
-        " alone, added up, against all of them together.",
+        sentence=f"{low} of {len(widths)} weights in 4 bits, {best.size + kept:,} of {allowed:,.0f} bytes; what each "
+        "costs alone, added up, against all of them together.",
         measure="divergence from FP32 by the weights' bits: predicted, then measured",
         before=best.divergence,
         after=measured,
         unit=judge.unit,
     )
-    return Widths(widths, _shown(points, best, whole), (step,))
+    return Widths(widths, _shown(points, best, sum(sizes.values())), (step,))
 
 
 def pareto(layers: Sequence[Sequence[Choice]]) -> list[Point]:

@@ -22,7 +22,7 @@ from converter.memory import return_freed_memory
 from converter.mixed import Widths, coarse_activations, settle_widths
 from converter.options import Method, Options, Precision, Step
 from converter.placement import Placement, place, quantized_tensors
-from converter.precision import choose_precision
+from converter.precision import FEW_WEIGHTS, choose_precision
 from converter.quantization import Plan, Range
 from converter.reconstruction import Reconstruction, reconstruct
 from converter.report import StepTaken
@@ -97,8 +97,9 @@ def optimize(
     damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
     progress(0.5, "damage of each rounding measured")
     harm = {name: damage[source] for name, source in shared.items()}
+    few = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
     placement = (
-        everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, kept_float)
+        everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, kept_float, few)
     )
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}

@@ -20,7 +20,7 @@ from converter.costs import crossing_cost, node_cost
 from converter.graph import Graph, weight_of
 from converter.placement import MERGED, Placement, place, quantized_tensors
 
-__all__ = ["choose_precision", "integer_cost"]
+__all__ = ["FEW_WEIGHTS", "choose_precision", "integer_cost"]
 
 SLACK = 0.03  # of the all-integer model's estimated time
 FLOAT_WEIGHTS = 0.03  # of all weights may stay float for accuracy's sake,
@@ -38,16 +38,21 @@ class _State:
 
 
 def choose_precision(
-    graph: Graph, damage: Mapping[str, float], elements: Mapping[str, int], kept_float: Mapping[str, str]
+    graph: Graph,
+    damage: Mapping[str, float],
+    elements: Mapping[str, int],
+    kept_float: Mapping[str, str],
+    few: int = FEW_WEIGHTS,
 ) -> Placement:
     """The placement with the least damage within the time and size allowed for float nodes.
 
-    ``damage`` is each tensor's when rounded alone, ``elements`` the size of one sample of each tensor.
+    ``damage`` is each tensor's when rounded alone, ``elements`` the size of one sample of each tensor, ``few`` so many
+    weights as may be float in the smallest network too.
     """
     weights = sum(_weight_size(node, graph) for node in graph.nodes)
     state = _evaluate(graph, damage, elements, kept_float)
     limit, whole = state.cost * (1 + SLACK), max(state.damage, 1e-30)
-    room = state.float_weights + max(FLOAT_WEIGHTS * weights, min(FEW_WEIGHTS, weights / 4))
+    room = state.float_weights + max(FLOAT_WEIGHTS * weights, min(few, weights / 4))
     while True:
         best: _State | None = None
         for tensor in _worst_tensors(graph, state.placement, damage):

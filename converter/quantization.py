@@ -25,10 +25,19 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
 
 from converter.errors import VerificationFailed
+from converter.graph import Graph
 from converter.options import Target
 
-__all__ = ["Plan", "QuantizedTensor", "Range", "WeightGrid", "quantize", "quantized_activations"]
+__all__ = ["Plan", "QuantizedTensor", "Range", "WeightGrid", "float_name", "quantize", "quantized_activations"]
 
+SHORT = {
+    "_QuantizeLinear_Output": ":q",
+    "_QuantizeLinear_Input": ":in",
+    "_DequantizeLinear_Output": ":dq",
+    "_zero_point": ":z",
+    "_scale": ":s",
+    "_quantized": ":c",
+}  # what onnxruntime appends to names, and what stands in the file instead: in small ones names are a tenth
 FLOAT_OUTPUT = (
     "MatMul",
     "Gemm",
@@ -157,9 +166,15 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def float_name(name: str) -> str:
+    """The tensor of the float model that a tensor of the integer model was made of, by its name in either spelling."""
+    suffix = next((each for pair in SHORT.items() for each in pair if name.endswith(each)), "")
+    return name.removesuffix(suffix)
+
+
 def _tidied(quantized: ModelProto, source: ModelProto) -> ModelProto:
-    """The result with only the opset imports it uses, the source's IR version where that suffices, stable metadata, and
-    each vector of zeros once.
+    """The result with only the opset imports it uses, the source's IR version where that suffices, stable metadata,
+    short names, and each vector of zeros once.
     """
     used = {node.domain or "" for node in quantized.graph.node}
     imports = [entry for entry in quantized.opset_import if (entry.domain or "") in used or entry.domain == ""]
@@ -171,8 +186,34 @@ def _tidied(quantized: ModelProto, source: ModelProto) -> ModelProto:
         if not node.domain:
             node.ClearField("domain")  # an empty one is written out: two bytes a node
     _share_zero_points(quantized)
+    _shorten_names(quantized, source)
     del quantized.graph.value_info[:]
     return quantized
+
+
+def _shorten_names(model: ModelProto, source: ModelProto) -> None:
+    """Tensors that onnxruntime added have short suffixes, QuantizeLinear and DequantizeLinear have no names."""
+    graph = Graph(source)
+    known = graph.initializers.keys() | graph.output_names | {each.name for each in graph.inputs}
+    known |= {name for node in graph.nodes for name in node.output}
+    new = {name: _shortened(name) for node in model.graph.node for name in (*node.input, *node.output)}
+    taken = set(new) | known
+    new = {name: short for name, short in new.items() if name not in known and short not in taken}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = new.get(name, name)
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.ClearField("name")
+    for tensor in model.graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
+
+
+def _shortened(name: str) -> str:
+    for suffix, short in SHORT.items():
+        if name.endswith(suffix):
+            return _shortened(name.removesuffix(suffix)) + short
+    return name
 
 
 def _share_zero_points(model: ModelProto) -> None:
@@ -198,11 +239,10 @@ def _share_zero_points(model: ModelProto) -> None:
 
 def quantized_activations(quantized: ModelProto) -> dict[str, QuantizedTensor]:
     """Every activation that passes through QuantizeLinear, by its name in the float model."""
-    suffix = "_QuantizeLinear_Input"
     found = {}
     for node in quantized.graph.node:
         if node.op_type == "QuantizeLinear":
-            name = node.input[0].removesuffix(suffix)
+            name = float_name(node.input[0])
             found[name] = QuantizedTensor(name, node.input[1])
     return found
 
@@ -219,5 +259,5 @@ def weight_values(quantized: ModelProto) -> dict[str, NDArray[np.float32]]:
         axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
         if scale.ndim == 1:
             scale = scale.reshape([-1 if each == axis % codes.ndim else 1 for each in range(codes.ndim)])
-        values[node.output[0].removesuffix("_DequantizeLinear_Output")] = codes * scale
+        values[float_name(node.output[0])] = codes * scale
     return values

@@ -71,8 +71,8 @@ def test_packed_weights_give_the_same_outputs_in_half_the_bytes() -> None:
     onnx.checker.check_model(four, full_check=True)
     np.testing.assert_array_equal(run(four), run(eight))
     stored = {tensor.name: tensor for tensor in four.graph.initializer}
-    assert stored["w_quantized"].data_type == TensorProto.INT4
-    assert len(stored["w_quantized"].raw_data) == packed_bytes(5 * 27, 4) == 68  # an odd number of codes
+    assert stored["w:c"].data_type == TensorProto.INT4
+    assert len(stored["w:c"].raw_data) == packed_bytes(5 * 27, 4) == 68  # an odd number of codes
     assert four.ir_version == 10
     assert opset(four) == OPSET
 
@@ -89,7 +89,7 @@ def test_the_codes_are_those_of_the_weight() -> None:
     grids = {grid.name: grid for grid in read_grids(Graph(source), Graph(pack(eight, ["w"])))}
     assert grids["w"].limits[0] == "int4"
     assert grids["head"].limits[0] == "int8"
-    stored = next(each for each in pack(eight, ["w"]).graph.initializer if each.name == "w_quantized")
+    stored = next(each for each in pack(eight, ["w"]).graph.initializer if each.name == "w:c")
     expected = next(each for each in source.graph.initializer if each.name == "w")
     np.testing.assert_allclose(
         grids["w"].decode(numpy_helper.to_array(stored).astype(np.int8)), numpy_helper.to_array(expected), atol=1e-6

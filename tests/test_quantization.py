@@ -44,7 +44,7 @@ def test_ranges_and_steps_reach_the_file() -> None:
         wanted = plan.ranges[name].widened()
         assert scale == pytest.approx((wanted.high - wanted.low) / 255, rel=1e-4)
     for name, grid in plan.weights.items():
-        np.testing.assert_array_equal(constants[f"{name}_scale"], grid.scale)
+        np.testing.assert_array_equal(constants[f"{name}:s"], grid.scale)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -67,7 +67,7 @@ def test_types_of_activations_and_weights_by_target() -> None:
         graph = Graph(made)
         zeros = {node.input[2] for node in made.graph.node if node.op_type == "QuantizeLinear"}
         assert {graph.initializers.element_type(name) for name in zeros} == {wanted}
-        codes = {f"{name}_quantized" for name in plan.weights}
+        codes = {f"{name}:c" for name in plan.weights}
         assert {graph.initializers.element_type(name) for name in codes} == {TensorProto.INT8}
         assert difference(run(given.model, given.batches[0]), run(made, given.batches[0])) < 0.1
 
@@ -123,5 +123,5 @@ def test_the_weights_of_a_wide_grid_are_read_along_their_axis() -> None:
     for name, grid in plan.weights.items():
         assert grid.axis == 1
         np.testing.assert_allclose(
-            weight_values(made)[name], stored[f"{name}_quantized"].astype(np.float32) * grid.scale[None], rtol=1e-6
+            weight_values(made)[name], stored[f"{name}:c"].astype(np.float32) * grid.scale[None], rtol=1e-6
         )
