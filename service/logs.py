@@ -27,8 +27,13 @@ def configure(settings: Settings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_on_stderr,
         cache_logger_on_first_use=False,
     )
     shape = "%(asctime)s %(name)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=shape)
+
+
+def _on_stderr(*_: object) -> structlog.PrintLogger:
+    """A logger to what is standard error now: it may have been replaced or closed since the settings were read."""
+    return structlog.PrintLogger(sys.stderr)
