@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from itertools import cycle, permutations
 from collections.abc import Mapping, Sequence
+from itertools import cycle, permutations
 from typing import Any
 
 __all__ = ["medians"]
