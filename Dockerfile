@@ -8,12 +8,15 @@ ARG PIP_FIND_LINKS
 ARG TORCH=torch==2.13.0
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # torch alone and first: it is most of the image and changes least
-RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install "${TORCH}"
+RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-compile "${TORCH}"
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY converter converter
 COPY service service
-RUN /opt/venv/bin/pip install .
+# Bytecode that does not depend on file times: buildah and podman round those of half the files up by a second, and then every
+# conversion compiles again what it imports. What fails to compile is meant for another Python and imported by nobody.
+RUN /opt/venv/bin/pip install --no-compile . \
+    && { /opt/venv/bin/python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib || true; }
 
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 zsq \
