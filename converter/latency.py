@@ -17,7 +17,7 @@ from converter.report.schema import Interval, Latency, Quartiles
 
 __all__ = ["Processor", "measure_latency", "processor", "summarize"]
 
-LEAST_PAIRS, MOST_PAIRS, WARM_UPS = 5, 200, 2
+LEAST_PAIRS, MOST_PAIRS, WARM_UPS = 5, 100, 2
 NOTICEABLE = 0.98  # repeats on a quiet machine differ by about two per cent
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx512vnni"})
 
