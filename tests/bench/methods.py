@@ -3,6 +3,7 @@
     python -m tests.bench.methods                                         # everything, written into RESULTS.md
     python -m tests.bench.methods --only cifar10_resnet20 --methods auto zeroq --seeds 0 --limit 500 --dry
     python -m tests.bench.methods --precision w4a8 mixed
+    python -m tests.bench.methods --methods without-rounding without-bias-correction
 
 Everything takes a day, so each finished case is a line of ``methods.jsonl`` and is not built again while it is there;
 ``--again`` builds it anew. The table shows every case on record, whatever this run was asked for.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -61,7 +62,8 @@ VARIANTS: dict[str, tuple[Method, Callable[[Problem, int, int, int], Samples]]] 
     "gzsq-paper": (Method.GZSQ, partial(synthesize_gzsq, rule=Rule.ADDITIVE)),
 }
 NAMES = [*(str(method) for method in Method), FLOAT_HEAD, *VARIANTS, REAL, REAL_NEAREST]
-NEAREST = frozenset({Step.ROUNDING, Step.BIAS_CORRECTION})  # what round-to-nearest goes without
+ABLATIONS = {f"without-{step}": frozenset({step}) for step in Step}  # of the default method
+SKIPPED = {REAL_NEAREST: frozenset({Step.ROUNDING, Step.BIAS_CORRECTION}), **ABLATIONS}
 REAL_SAMPLES = 256
 Writer = Callable[[Task, Synthesis, Options, Reporter, Mapping[str, str]], tuple[Optimized, ModelProto]]
 
@@ -115,7 +117,7 @@ def build(case: Case) -> Iterator[Built]:
     torch.set_num_threads(1)
     synthesis.HELD_OUT_STEPS = 0  # only the report looks at held-out samples
     options = Options(_register(case), seed=case.seed, time_budget=case.seconds, samples=case.samples)
-    options = replace(options, skip=NEAREST if case.method == REAL_NEAREST else frozenset())
+    options = replace(options, skip=SKIPPED.get(case.method, frozenset()))
     admitted = admit(open_zoo().specs[case.model].file)
     normalized = normalize(admitted.model)
     task = describe_task(admitted.model, normalized, reconstruct(normalized.model), options)
@@ -130,8 +132,13 @@ def build(case: Case) -> Iterator[Built]:
         started = time.monotonic()
         made = make_integers(task, samples, chosen, reporter, checkpoints)
         seconds = synthesized + time.monotonic() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        yield Built(made.model.SerializeToString(), seconds, peak, samples.steps)
+        yield Built(made.model.SerializeToString(), seconds, _peak_bytes(), samples.steps)
+
+
+def _peak_bytes() -> int:
+    """Of this process since it began; getrusage would count the one that it was forked from."""
+    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) * 1024
 
 
 def _built(case: Case) -> list[Built]:
@@ -150,7 +157,7 @@ def _register(case: Case) -> Method:
     if case.method == FLOAT_HEAD:
         integers._write = partial(_float_heads, integers._write)
         return Method.NOISE
-    return Method(case.method)
+    return Method.AUTO if case.method in ABLATIONS else Method(case.method)
 
 
 def _float_heads(
@@ -232,26 +239,34 @@ def read_records(path: Path) -> dict[tuple[str, str, str, int], Record]:
 
 
 def report(records: Mapping[tuple[str, str, str, int], Record]) -> str:
-    """One table a precision: a row a model, a column a method; and the means over classifiers that all methods have."""
+    """Two tables a precision, of methods and of steps left out: a row a model, a column each; and the means over the
+    classifiers that all columns have.
+    """
     parts = []
-    classifiers = {name for name, spec in open_zoo().specs.items() if spec.metric.classifier}
     for precision in (str(each) for each in Precision):
         cells: dict[tuple[str, str], list[Record]] = {}
         for record in records.values():
             if record.precision == precision:
                 cells.setdefault((record.model, record.method), []).append(record)
-        models = [name for name in open_zoo().specs if any(model == name for model, _ in cells)]
-        methods = [name for name in NAMES if any(method == name for _, method in cells)]
-        if not models:
-            continue
-        rows = [[name, *(_cell(cells.get((name, each), [])) for each in methods)] for name in models]
-        shared = [
-            name for name in models if name in classifiers and all(_scored(cells, name, each) for each in methods)
-        ]
-        means = [_mean([cells[name, each] for name in shared]) for each in methods]
-        rows.append([f"mean of {len(shared)} classifiers", *means])
-        parts.append(f"### {precision}\n\n{table(['model', *methods], rows)}")
-    return "\n\n".join(parts)
+        parts.append(_compared(precision, cells, NAMES))
+        parts.append(_compared(f"{precision}, one step left out", cells, [str(Method.AUTO), *ABLATIONS]))
+    return "\n\n".join(filter(None, parts))
+
+
+def _compared(title: str, cells: Mapping[tuple[str, str], list[Record]], columns: Sequence[str]) -> str:
+    """A table of the models that have at least two of the columns, or nothing."""
+    specs = open_zoo().specs
+    methods = [name for name in columns if any(method == name for _, method in cells)]
+    models = [name for name in specs if sum((name, each) in cells for each in methods) > 1]
+    if not models:
+        return ""
+    rows = [[name, *(_cell(cells.get((name, each), [])) for each in methods)] for name in models]
+    shared = [name for name in models if all(_scored(cells, name, each) for each in methods)]
+    shared = [name for name in shared if specs[name].metric.classifier]
+    rows.append(
+        [f"mean of {len(shared)} classifiers", *(_mean([cells[name, each] for name in shared]) for each in methods)]
+    )
+    return f"### {title}\n\n{table(['model', *methods], rows)}"
 
 
 def _scored(cells: Mapping[tuple[str, str], list[Record]], model: str, method: str) -> bool:
@@ -284,7 +299,8 @@ LEGEND = (
     "over seeds (how many), seconds of synthesis and optimization, peak memory, file size. `real`: our quantizer on "
     "256 real samples, `real-nearest`: the same without rounding and bias correction. `noise`: N(0, 1) where the "
     "network gets it. `zeroq-code`, `gzsq-paper`: as published (converter/synthesis/zeroq.py, gzsq.py). The precisions "
-    "of one model, method and seed were built in one process one after another: peaks are of those up to the cell's."
+    "of one model, method and seed were built in one process one after another: peaks are of those up to the cell's, and "
+    "547 or 618 MiB stands for anything below."
 )
 
 
@@ -321,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.methods", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these models (default: every classifier)")
-    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--methods", nargs="+", choices=[*NAMES, *ABLATIONS], default=NAMES)
     parser.add_argument("--precision", nargs="+", choices=[str(each) for each in Precision], default=list(Precision))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=60.0, help="time budget of each conversion")
