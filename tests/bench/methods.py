@@ -299,8 +299,7 @@ LEGEND = (
     "over seeds (how many), seconds of synthesis and optimization, peak memory, file size. `real`: our quantizer on "
     "256 real samples, `real-nearest`: the same without rounding and bias correction. `noise`: N(0, 1) where the "
     "network gets it. `zeroq-code`, `gzsq-paper`: as published (converter/synthesis/zeroq.py, gzsq.py). The precisions "
-    "of one model, method and seed were built in one process one after another: peaks are of those up to the cell's, and "
-    "547 or 618 MiB stands for anything below."
+    "of one model, method and seed were built in one process one after another: peaks are of those up to the cell's."
 )
 
 
