@@ -33,7 +33,7 @@ class Heads:
         as_get = dict(scope) | {"method": "GET"}  # a copy: the server must know that no body follows
         try:
             await self._app(as_get, receive, send_head)
-        except Enough:
+        except* Enough:  # an event stream raises it in a group of tasks
             pass
         finally:
             scope.update({name: as_get[name] for name in FOUND if name in as_get})
