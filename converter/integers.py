@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto
@@ -20,7 +20,7 @@ from converter.placement import candidates, weighted_nodes
 from converter.progress import Reporter, Stage
 from converter.quantization import Range, quantize
 from converter.recurrence import ClosedLoop, run_closed_loop
-from converter.report import KeptFloat, Quantization
+from converter.report import KeptFloat, Quantization, StepTaken
 from converter.synthesis import Synthesis, batches
 from converter.task import Task
 
@@ -59,6 +59,8 @@ def make_integers(
     loop = run_closed_loop(task.model, model, task.graph, task.plans, samples.held_out)
     if loop is not None and loop.sqnr_db < LEAST_IN_LOOP:
         optimized, model = _write(task, samples, options, reporter, _every_layer(task, loop))
+    if loop is not None:
+        optimized = replace(optimized, steps=[*optimized.steps, _loop_tried(loop)])
     made = Integers(
         model,
         optimized.float32,
@@ -127,6 +129,17 @@ def _every_layer(task: Task, loop: ClosedLoop) -> dict[str, str]:
         f"FP32, less than {LEAST_IN_LOOP:.0f}"
     )
     return {node.name: reason for node in weighted_nodes(task.graph)}
+
+
+def _loop_tried(loop: ClosedLoop) -> StepTaken:
+    kept = loop.sqnr_db >= LEAST_IN_LOOP
+    return StepTaken(
+        name="closed-loop",
+        applied=True,
+        sentence=f"FP32 and integers each fed their own states back for {loop.steps} steps of synthetic inputs and "
+        f"ended {loop.sqnr_db:.1f} dB apart, {'enough' if kept else 'too little'} to run on integers (at least "
+        f"{LEAST_IN_LOOP:.0f}). Figures of single steps, as everywhere else in this report, do not show that.",
+    )
 
 
 def _decisions(task: Task, optimized: Optimized, model: ModelProto, options: Options) -> Quantization:

@@ -78,8 +78,11 @@ def test_without_states_there_is_no_loop() -> None:
 
 def test_a_network_whose_loop_goes_astray_stays_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Options(samples=8, time_budget=5)
-    assert convert(recurrent(), quick).report.quantization.nodes_quantized > 0
+    made = convert(recurrent(), quick).report.quantization
+    assert made.nodes_quantized > 0
+    assert ["enough" in each.sentence for each in made.steps if each.name == "closed-loop"] == [True]
     monkeypatch.setattr(integers, "LEAST_IN_LOOP", 1000.0)
     kept = convert(recurrent(), quick).report.quantization
     assert kept.nodes_quantized == 0
+    assert ["too little" in each.sentence for each in kept.steps if each.name == "closed-loop"] == [True]
     assert sum("feeds its state back" in each.reason for each in kept.kept_float) == 3
