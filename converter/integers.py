@@ -124,21 +124,18 @@ def _margin(plans: tuple[InputPlan, ...], method: Method) -> float:
 
 def _every_layer(task: Task, loop: ClosedLoop) -> dict[str, str]:
     """Every layer with weights, and why it stays in float: errors of a loop add up, and no single step shows them."""
-    reason = (
-        f"the model feeds its state back, and after {loop.steps} steps on integers it was {loop.sqnr_db:.0f} dB from "
-        f"FP32, less than {LEAST_IN_LOOP:.0f}"
-    )
+    reason = f"the model feeds its state back, and {loop} (at least {LEAST_IN_LOOP:.0f} dB)"
     return {node.name: reason for node in weighted_nodes(task.graph)}
 
 
 def _loop_tried(loop: ClosedLoop) -> StepTaken:
-    kept = loop.sqnr_db >= LEAST_IN_LOOP
+    verdict = "enough" if loop.sqnr_db >= LEAST_IN_LOOP else "too little"
     return StepTaken(
         name="closed-loop",
         applied=True,
-        sentence=f"FP32 and integers each fed their own states back for {loop.steps} steps of synthetic inputs and "
-        f"ended {loop.sqnr_db:.1f} dB apart, {'enough' if kept else 'too little'} to run on integers (at least "
-        f"{LEAST_IN_LOOP:.0f}). Figures of single steps, as everywhere else in this report, do not show that.",
+        sentence=f"The model feeds its state back; on integers, {loop}: {verdict} to stay there (at least "
+        f"{LEAST_IN_LOOP:.0f} dB, on synthetic inputs). Figures of single steps, as everywhere else in this report, do "
+        "not show that.",
     )
 
 

@@ -7,6 +7,7 @@ goes its own way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -28,14 +29,27 @@ Raw = dict[str, NDArray[Any]]
 SETTLING = 8  # steps before the one that calibrates
 TOGETHER = 8  # sequences at a time
 STEPS = 32  # that the models go their own ways
+EQUAL = 120.0  # dB
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """How far the integer model is from FP32 after ``steps`` steps on its own states: the worst output's SQNR in dB."""
+    """How far the integer model is from FP32 over ``steps`` steps on its own states: the worst output's SQNR in dB.
+
+    Minus infinity over no steps where the loop cannot be closed: a state that does not come back as it went in, such as
+    a cache that grows, or numbers that are none.
+    """
 
     sqnr_db: float
     steps: int
+
+    def __str__(self) -> str:
+        if self.sqnr_db == -math.inf:
+            return "no loop could be followed, since a state does not come back as it went in or overflows"
+        return f"over {self.steps} steps on its own states its worst output was {self.sqnr_db:.1f} dB above the error"
+
+
+UNCLOSED = ClosedLoop(-math.inf, 0)
 
 
 def returned_states(graph: Graph, plans: tuple[InputPlan, ...]) -> dict[str, str]:
@@ -63,7 +77,10 @@ def returned_states(graph: Graph, plans: tuple[InputPlan, ...]) -> dict[str, str
 
 
 def settle_states(network: Reconstruction, graph: Graph, plans: tuple[InputPlan, ...], raw: Raw) -> Raw:
-    """The samples with the states that the network has after some steps of other samples instead of zeros."""
+    """The samples with the states that the network has after some steps of other samples instead of zeros.
+
+    As they are where a state comes back in another shape.
+    """
     pairs = returned_states(graph, plans)
     if not pairs:
         return raw
@@ -79,6 +96,8 @@ def settle_states(network: Reconstruction, graph: Graph, plans: tuple[InputPlan,
                 found = network.run(
                     {name: torch.from_numpy(each) for name, each in feeds.items()}, list(pairs.values())
                 )
+            if any(found[output].shape != feeds[name].shape for name, output in pairs.items()):
+                return raw
             parts.append({name: found[output].numpy() for name, output in pairs.items()})
         settled |= {
             plan.name: np.concatenate([_by_sample(plan, part[plan.name]) for part in parts])
@@ -102,8 +121,11 @@ def run_closed_loop(
 ) -> ClosedLoop | None:
     """Both models over the samples one after another, each fed its own states; None without states."""
     pairs = returned_states(graph, plans)
-    if not pairs:
+    wanted = [plan.name for plan in plans if plan.kind is InputKind.STATE]
+    if not wanted:
         return None
+    if len(pairs) < len(wanted):
+        return UNCLOSED
     names = [output.name for output in graph.outputs if output.dtype.startswith("float")]
     count, size = len(next(iter(raw.values()))), batch_limit(plans, TOGETHER)
     results = []
@@ -114,12 +136,20 @@ def run_closed_loop(
             feeds = assemble(plans, raw, slice(first, first + size)) | states
             values = dict(zip(names, session.run(names, feeds), strict=True))
             states = {name: values[output] for name, output in pairs.items()}
+            if any(states[name].shape != feeds[name].shape for name in wanted):
+                return UNCLOSED
             found.append([values[name] for name in names])
         results.append([np.stack(series) for series in zip(*found, strict=True)])
-    return ClosedLoop(min(_sqnr(*series) for series in zip(*results, strict=True)), STEPS)
+    worst = min(_sqnr(*series) for series in zip(*results, strict=True))
+    return ClosedLoop(worst, STEPS)
 
 
 def _sqnr(reference: NDArray[Any], other: NDArray[Any]) -> float:
-    """In dB, of what varies: a constant output says nothing."""
+    """In dB, of what varies in an output, or of all of it where nothing does; ``EQUAL`` at most."""
     noise = float(np.square(reference - other, dtype=np.float64).mean())
-    return float(10 * np.log10(max(float(reference.var(dtype=np.float64)), 1e-30) / max(noise, 1e-30)))
+    signal = float(reference.var(dtype=np.float64)) or float(np.square(reference, dtype=np.float64).mean())
+    if not math.isfinite(noise):
+        return -math.inf
+    if noise == 0.0:
+        return EQUAL
+    return min(10 * math.log10(max(signal, 1e-30) / noise), EQUAL)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from converter import convert, integers
+from converter import convert, integers, recurrence
 from converter.graph import Graph
 from converter.inputs import InputKind, describe_inputs, draw
 from converter.options import Options
 from converter.reconstruction import reconstruct
 from converter.recurrence import returned_states, run_closed_loop, settle_states
-from tests.networks import node, recurrent
+from tests.networks import node, recurrent, weights
 
 FLOAT = TensorProto.FLOAT
 
@@ -65,6 +65,45 @@ def test_a_loop_shows_what_a_wrong_weight_becomes() -> None:
     other = run_closed_loop(model, wrong, graph, plans, raw)
     assert other is not None
     assert other.sqnr_db < 10
+
+
+def growing() -> ModelProto:
+    """A step of attention-like averaging over all steps so far, whose cache gets longer with each of them."""
+    values = {"w": weights(16, 16), "v": weights(16, 8)}
+    graph = helper.make_graph(
+        [
+            node("MatMul", ["x", "w"], ["k"]),
+            node("Concat", ["past_key", "k"], ["present_key"], axis=1),
+            node("ReduceMean", ["present_key"], ["m"], axes=[1], keepdims=1),
+            node("Add", ["k", "m"], ["a"]),
+            node("MatMul", ["a", "v"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info(name, FLOAT, ["N", size, 16]) for name, size in (("x", "S"), ("past_key", "P"))],
+        [
+            helper.make_tensor_value_info("y", FLOAT, ["N", "S", 8]),
+            helper.make_tensor_value_info("present_key", FLOAT, ["N", "Q", 16]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_cache_that_grows_cannot_be_followed_and_stays_in_float() -> None:
+    made = convert(growing(), Options(samples=8, time_budget=5)).report.quantization
+    assert made.nodes_quantized == 0
+    assert ["does not come back" in each.sentence for each in made.steps if each.name == "closed-loop"] == [True]
+
+
+def test_outputs_that_are_constant_equal_or_no_numbers() -> None:
+    model = recurrent()
+    graph, raw = Graph(model), drawn(model, 8)
+    raw["h0"] = np.full_like(raw["h0"], np.nan)
+    broken = run_closed_loop(model, model, graph, describe_inputs(graph, {}), raw)
+    assert broken is not None
+    assert broken.sqnr_db == -np.inf
+    assert recurrence._sqnr(np.ones(4), np.ones(4)) == recurrence.EQUAL
+    assert recurrence._sqnr(np.ones(4), np.ones(4) + 1e-3) == pytest.approx(60, abs=0.1)
 
 
 def test_without_states_there_is_no_loop() -> None:
