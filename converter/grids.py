@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from converter.graph import Array, Graph, attribute
-from converter.quantization import float_name
+from converter.quantization import ROUNDED, STORED, float_name
 
 __all__ = ["Grid", "read_grids"]
 
@@ -119,7 +119,7 @@ def _activation(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
     stated = attribute(node, "output_dtype", 0) or TensorProto.UINT8
     element_type = int8.initializers.element_type(node.input[2]) if named else stated
     grid = _grid(node, int8, element_type)
-    name = float_name(node.input[0])
+    name = float_name(node.input[0], ROUNDED)
     producer = float32.producer(name)
     if grid is None or (producer is None and name not in {value.name for value in float32.inputs}):
         return None
@@ -162,7 +162,7 @@ def _constant(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
     codes = _stored(node, int8)
     element_type = int8.initializers.element_type(codes)
     grid = _grid(node, int8, element_type)
-    name = float_name(codes)
+    name = float_name(codes, STORED)
     readers = float32.consumers(name)
     if grid is None or not readers:
         return None

@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from converter.graph import Graph, attribute, walk
 from converter.inference import open_session
-from converter.quantization import float_name
+from converter.quantization import CODES, DEQUANTIZED, ROUNDED, float_name
 from converter.report.schema import FloatNode, Kernels
 
 __all__ = ["count_kernels", "count_macs", "optimize"]
@@ -138,7 +138,7 @@ def _original(node: NodeProto, names: Mapping[str, NodeProto], source: Graph) ->
             return name
         name = name.rpartition("/")[0]
     results = [
-        *(float_name(output) for output in node.output),
+        *(float_name(output, CODES, DEQUANTIZED, ROUNDED) for output in node.output),
         node.name.removesuffix("_nchwc"),
     ]
     made_by = (source.producer(result) for result in results if result)

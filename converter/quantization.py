@@ -13,7 +13,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,14 +30,10 @@ from converter.options import Target
 
 __all__ = ["Plan", "QuantizedTensor", "Range", "WeightGrid", "float_name", "quantize", "quantized_activations"]
 
-SHORT = {
-    "_QuantizeLinear_Output": ":q",
-    "_QuantizeLinear_Input": ":in",
-    "_DequantizeLinear_Output": ":dq",
-    "_zero_point": ":z",
-    "_scale": ":s",
-    "_quantized": ":c",
-}  # what onnxruntime appends to names, and what stands in the file instead: in small ones names are a tenth
+CODES, STORED = "_QuantizeLinear_Output", "_quantized"
+ROUNDED, DEQUANTIZED = "_QuantizeLinear_Input", "_DequantizeLinear_Output"
+SHORT = {CODES: ":q", ROUNDED: ":in", DEQUANTIZED: ":dq", "_zero_point": ":z", "_scale": ":s", STORED: ":c"}
+# what onnxruntime appends to names, and what stands in the file instead: in small ones names are a tenth
 FLOAT_OUTPUT = (
     "MatMul",
     "Gemm",
@@ -166,9 +162,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def float_name(name: str) -> str:
-    """The tensor of the float model that a tensor of the integer model was made of, by its name in either spelling."""
-    suffix = next((each for pair in SHORT.items() for each in pair if name.endswith(each)), "")
+def float_name(name: str, *roles: str) -> str:
+    """The tensor of the float model that a tensor of the integer model was made of, by its name in either spelling.
+
+    ``roles`` are the suffixes that it may have here: a float model's own names may end like any other.
+    """
+    suffix = next((each for role in roles for each in (role, SHORT[role]) if name.endswith(each)), "")
     return name.removesuffix(suffix)
 
 
@@ -196,9 +195,13 @@ def _shorten_names(model: ModelProto, source: ModelProto) -> None:
     graph = Graph(source)
     known = graph.initializers.keys() | graph.output_names | {each.name for each in graph.inputs}
     known |= {name for node in graph.nodes for name in node.output}
-    new = {name: _shortened(name) for node in model.graph.node for name in (*node.input, *node.output)}
-    taken = set(new) | known
-    new = {name: short for name, short in new.items() if name not in known and short not in taken}
+    names = dict.fromkeys(name for node in model.graph.node for name in (*node.input, *node.output))
+    taken, new = known | names.keys(), dict[str, str]()
+    for name in names:
+        short = _shortened(name, known)
+        if short not in taken:
+            taken.add(short)
+            new[name] = short
     for node in model.graph.node:
         for names in (node.input, node.output):
             for index, name in enumerate(names):
@@ -209,10 +212,12 @@ def _shorten_names(model: ModelProto, source: ModelProto) -> None:
         tensor.name = new.get(tensor.name, tensor.name)
 
 
-def _shortened(name: str) -> str:
+def _shortened(name: str, known: Set[str]) -> str:
+    if name in known:
+        return name
     for suffix, short in SHORT.items():
         if name.endswith(suffix):
-            return _shortened(name.removesuffix(suffix)) + short
+            return _shortened(name.removesuffix(suffix), known) + short
     return name
 
 
@@ -242,7 +247,7 @@ def quantized_activations(quantized: ModelProto) -> dict[str, QuantizedTensor]:
     found = {}
     for node in quantized.graph.node:
         if node.op_type == "QuantizeLinear":
-            name = float_name(node.input[0])
+            name = float_name(node.input[0], ROUNDED)
             found[name] = QuantizedTensor(name, node.input[1])
     return found
 
@@ -259,5 +264,5 @@ def weight_values(quantized: ModelProto) -> dict[str, NDArray[np.float32]]:
         axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
         if scale.ndim == 1:
             scale = scale.reshape([-1 if each == axis % codes.ndim else 1 for each in range(codes.ndim)])
-        values[float_name(node.output[0])] = codes * scale
+        values[float_name(node.output[0], DEQUANTIZED)] = codes * scale
     return values

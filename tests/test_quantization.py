@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
+from converter import convert
 from converter.calibration import RangeRule, observe
 from converter.errors import VerificationFailed
 from converter.graph import Graph, weight_of
 from converter.inference import open_session
-from converter.options import Target
+from converter.options import Options, Precision, Step, Target
 from converter.placement import place, quantized_tensors
 from converter.quantization import Plan, Range, WeightGrid, quantize, quantized_activations, weight_values
 from converter.rounding import max_scale, nearest
@@ -125,3 +127,34 @@ def test_the_weights_of_a_wide_grid_are_read_along_their_axis() -> None:
         np.testing.assert_allclose(
             weight_values(made)[name], stored[f"{name}:c"].astype(np.float32) * grid.scale[None], rtol=1e-6
         )
+
+
+def renamed(model: ModelProto, names: Mapping[str, str]) -> ModelProto:
+    changed = ModelProto.FromString(model.SerializeToString())
+    for node in changed.graph.node:
+        for each in (node.input, node.output):
+            each[:] = [names.get(name, name) for name in each]
+    for tensor in changed.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    return changed
+
+
+def test_a_model_whose_names_end_like_those_of_the_quantizer() -> None:
+    names = {"w1": "w1_scale", "w2": "w2_quantized", "b2": "w1_zero_point", "s2": "s2_scale", "c3": "s2_scale:s"}
+    names |= {"a3": "s2", "w3": "s2_quantized_scale"}
+    plain, odd = (
+        convert(
+            model, Options(precision=Precision.W4A8, samples=8, time_budget=5, skip=frozenset({Step.FLOAT_FALLBACK}))
+        )
+        for model in (residual(), renamed(residual(), names))
+    )
+    types = [sorted(each.data_type for each in made.model.graph.initializer) for made in (plain, odd)]
+    assert types[0] == types[1]
+    assert TensorProto.INT4 in types[0]
+    feeds = prepare(residual()).batches[0]
+    assert difference(run(plain.model, feeds), run(odd.model, feeds)) == 0
+    layers = [
+        [names.get(each.tensor, each.tensor) for each in plain.report.layers],
+        [each.tensor for each in odd.report.layers],
+    ]
+    assert layers[0] == layers[1]
