@@ -169,8 +169,8 @@ def choose_widths(
 ) -> Widths:
     """The widths of least divergence whose weights fit ``budget``, a share of INT8's bytes up to 1, bytes above.
 
-    Layers left in float take part with their four bytes a weight. ``work`` is the network's multiply-adds for one
-    sample.
+    Layers left in float take part with their four bytes a weight, but make no share impossible that the others alone
+    could meet. ``work`` is the network's multiply-adds for one sample.
 
     Raises InvalidOption for a budget below all weights at 4 bits.
     """
@@ -178,13 +178,15 @@ def choose_widths(
     kept = FLOAT_BYTES * sum(
         each for name, each in _weights(graph, (node.name for node in graph.nodes)).items() if name not in sizes
     )
-    whole, least = sum(sizes.values()) + kept, sum(packed_bytes(each, min(BITS)) for each in sizes.values()) + kept
-    allowed = budget * whole if budget <= 1 else budget
-    if allowed < least:
+    whole, least = sum(sizes.values()), sum(packed_bytes(each, min(BITS)) for each in sizes.values())
+    allowed = budget * (whole + kept) if budget <= 1 else budget
+    if budget <= 1 and budget * whole >= least:
+        allowed = max(allowed, least + kept)
+    if allowed < least + kept:
         raise InvalidOption(
-            f"The size budget of {allowed:,.0f} bytes is below the {least:,} bytes of all weights at 4 bits.",
+            f"The size budget of {allowed:,.0f} bytes is below the {least + kept:,} bytes of all weights at 4 bits.",
             field="size_budget",
-            remedy=f"Use at least {math.ceil(least / max(whole, 1) * 1000) / 1000:g}.",
+            remedy=f"Use at least {math.ceil(least / max(whole, 1) * 1000) / 1000:g}, or {least + kept:,} bytes.",
         )
     judge = _Judge(network, graph, _affordable(batches, len(sizes) * len(BITS), work))
     layers: list[list[Choice]] = [[] for _ in sizes]

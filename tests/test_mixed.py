@@ -150,6 +150,24 @@ def test_a_budget_below_4_bits_is_refused_with_the_least_that_is_possible() -> N
     assert "0.5" in str(refused.value.facts())
 
 
+def test_what_stays_in_float_makes_no_share_impossible() -> None:
+    model, wide = classifier(), np.random.default_rng(1).standard_normal((10, 4000)).astype(np.float32)
+    model.graph.node.extend(
+        [
+            helper.make_node("Gemm", ["y", "wide"], ["z"], "float"),
+            helper.make_node("Gemm", ["z", "wide"], ["last"], "float2", transB=1),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(wide, "wide"))
+    model.graph.output[0].name = "last"
+    graph, nodes = Graph(model), frozenset({f"conv{index}" for index in range(LAYERS)} | {"gemm"})
+    feeds = {"x": torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))}
+    least = choose_widths(reconstruct(model), graph, nodes, [feeds], Settings(), 0.5, 1)
+    assert set(least.bits.values()) == {4}
+    with pytest.raises(InvalidOption, match="below"):
+        choose_widths(reconstruct(model), graph, nodes, [feeds], Settings(), 100_000, 1)
+
+
 def run(model: ModelProto) -> np.ndarray:
     x = np.random.default_rng(3).standard_normal((8, 3, 12, 12)).astype(np.float32)
     result: np.ndarray = open_session(model).run(None, {"x": x})[0]
