@@ -36,7 +36,7 @@ from converter.synthesis import batches
 from converter.task import describe_task
 from tests.bench.clock import medians
 from tests.bench.evaluator import open_zoo
-from tests.bench.results import origin, table, write_section
+from tests.bench.results import publish, table
 
 TITLE = "Estimated against measured time"
 HEADER = ["model", "float, ms", "estimated", "integers, ms", "estimated", "integers / float", "estimated"]
@@ -76,9 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     away = math.exp(sum(errors) / len(errors)) - 1
     text = f"{table(HEADER, rows)}\n\nThe estimated ratio is {away:.0%} away from the measured one (geometric mean)."
-    print(text)
-    if not options.dry:
-        write_section(TITLE, f"{origin(['python', '-m', 'tests.bench.costs', *given])}\n\n{text}")
+    publish(TITLE, "costs", given, text, dry=options.dry)
     return 0
 
 

@@ -52,7 +52,7 @@ from converter.synthesis.gzsq import Rule, synthesize_gzsq
 from converter.synthesis.zeroq import Variant, synthesize_zeroq
 from converter.task import Task, describe_task
 from tests.bench.evaluator import open_zoo
-from tests.bench.results import origin, table, write_section
+from tests.bench.results import publish, table
 
 TITLE = "Methods: INT8 and below without data, by method"
 RECORDS = Path(__file__).with_suffix(".jsonl")
@@ -325,11 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         with options.records.open("a") as file:
                             file.write(line + "\n")
     text = report(records if options.dry else read_records(options.records))
-    print(text)
-    if not options.dry:
-        commits = sorted({record.commit for record in read_records(options.records).values()})
-        made = f"Cases built by {', '.join(commits)}."
-        write_section(TITLE, f"{origin(['python', '-m', 'tests.bench.methods', *given])} {made}\n\n{LEGEND}\n\n{text}")
+    made = f"Cases built by {', '.join(sorted({record.commit for record in read_records(options.records).values()}))}."
+    publish(TITLE, "methods", given, made, LEGEND, text, dry=options.dry)
     return 0
 
 

@@ -24,7 +24,7 @@ from converter.reconstruction import Reconstruction, reconstruct
 from converter.scaling import settle_scalings
 from converter.synthesis.gzsq import additive_targets
 from tests.bench.evaluator import open_zoo
-from tests.bench.results import origin, table, write_section
+from tests.bench.results import publish, table
 
 TITLE = "Moments: propagated from weights against real activations"
 LEGEND = "Error of the mean in real deviations / |log ratio| of deviations, medians over channels."
@@ -113,9 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     zoo = open_zoo()
     text = compare_moments(options.only or [name for name, spec in zoo.specs.items() if spec.metric.classifier])
-    print(text)
-    if not options.dry:
-        write_section(TITLE, f"{origin(['python', '-m', 'tests.bench.moments', *given])}\n\n{LEGEND}\n\n{text}")
+    publish(TITLE, "moments", given, LEGEND, text, dry=options.dry)
     return 0
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["RESULTS", "origin", "table", "write_section"]
+__all__ = ["RESULTS", "origin", "publish", "table", "write_section"]
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PREFACE = "# Results\n\nEvery section is written by the command that it names; figures are of that date and machine.\n"
@@ -33,6 +33,13 @@ def write_section(title: str, body: str, path: Path = RESULTS) -> None:
     partial.replace(path)
 
 
+def publish(title: str, module: str, arguments: Sequence[str], *paragraphs: str, dry: bool = False) -> None:
+    """The last paragraph is printed and, unless ``dry``, all are the section, after the command that made them."""
+    print(paragraphs[-1])
+    if not dry:
+        write_section(title, "\n\n".join([origin(["python", "-m", f"tests.bench.{module}", *arguments]), *paragraphs]))
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -40,7 +47,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def origin(command: Sequence[str]) -> str:
-    """One paragraph: when, with what command, with which versions, on what machine."""
+    """One paragraph: when, with what command (no folders of this machine), with which versions, on what machine."""
+    command = [Path(each).name if Path(each).is_absolute() else each for each in command]
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{' '.join(command)}`. "

@@ -17,7 +17,7 @@ from torch import Tensor
 from converter.graph import Graph, weight_of
 from converter.rounding import cancel, max_scale, nearest
 from tests.bench.architectures import resnet50
-from tests.bench.results import origin, table, write_section
+from tests.bench.results import publish, table
 
 TITLE = "Time of rounding 25 million weights"
 BITS = (8, 4)
@@ -54,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cancel(rows, max_scale(rows, bits), kernel, bits)
         cells.append([str(bits), f"{count / 1e6:.1f}", f"{plain:.2f}", f"{time.perf_counter() - began:.2f}"])
     text = table(["bits", "million weights", "to nearest, s", "errors that cancel (SQuant), s"], cells)
-    print(text)
-    if not options.dry:
-        write_section(TITLE, f"{origin(['python', '-m', 'tests.bench.rounding', *given])}\n\n{text}")
+    publish(TITLE, "rounding", given, text, dry=options.dry)
     return 0
 
 

@@ -28,7 +28,7 @@ from tests.bench.architectures import resnet50
 from tests.bench.bars import MIB
 from tests.bench.clock import medians
 from tests.bench.evaluator import baseline_model, open_zoo, zoo_folder
-from tests.bench.results import origin, table, write_section
+from tests.bench.results import publish, table
 from tests.bench.zoo import Conversion, convert
 
 TITLE = "Speed: conversions, and latency against onnxruntime's own INT8"
@@ -182,14 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.large:
             rows.append(large_row(folder, options))
     text = "\n\n".join([table(HEADER, [row.cells() for row in rows]), *notes])
-    print(text)
-    if not options.dry:
-        about = (
-            f"Medians of runs in turns, {options.latency_threads} thread(s). `s`, `MiB`: the conversion with report, "
-            "peak of the process tree. U8/S8: onnxruntime's static quantization with real data (noise for ResNet-50)."
-        )
-        command = origin(["python", "-m", "tests.bench.speed", *given])
-        write_section(TITLE, f"{command}\n\n{about}\n\n{text}")
+    about = (
+        f"Medians of runs in turns, {options.latency_threads} thread(s). `s`, `MiB`: the conversion with report, "
+        "peak of the process tree. U8/S8: onnxruntime's static quantization with real data (noise for ResNet-50)."
+    )
+    publish(TITLE, "speed", given, about, text, dry=options.dry)
     return 0 if all(row.conversion.failure is None for row in rows) else 1
 
 

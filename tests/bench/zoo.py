@@ -27,7 +27,7 @@ import psutil
 from tests.bench.bars import MIB, Bar, Measured, verdicts
 from tests.bench.clock import medians
 from tests.bench.evaluator import KINDS, Baseline, Zoo, as_baseline, baseline_model, open_zoo
-from tests.bench.results import origin, table, write_section
+from tests.bench.results import publish, table
 
 TITLE = "Zoo: INT8 without data against INT8 with real data"
 
@@ -254,9 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = f"{table(HEADER, [line(row) for row in rows])}\n\n{summary(rows)}\n"
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    print(text)
-    if not options.dry:
-        write_section(TITLE, f"{origin(['python', '-m', 'tests.bench.zoo', *given])}\n\n{LEGEND}\n\n{text}")
+    publish(TITLE, "zoo", given, LEGEND, text, dry=options.dry)
     return 0 if all(row.failure is None for row in rows) else 1
 
 
