@@ -61,10 +61,14 @@ def keep_channels_last(model: ModelProto, plan: Plan) -> tuple[ModelProto, Plan]
 
 
 def _enters(tensor: str, graph: Graph, plan: Plan) -> bool:
-    """Whether a picture-like tensor with a known number of channels goes from float into the integers here."""
-    shape, producer = graph.shapes.get(tensor), graph.producer(tensor)
+    """Whether a picture-like tensor with a known number of channels goes from float into the integers here.
+
+    Not into 4 bits: onnxruntime has no integer kernels for those.
+    """
+    shape, producer, rounded = graph.shapes.get(tensor), graph.producer(tensor), plan.ranges.get(tensor)
     known = shape is not None and len(shape) == 4 and isinstance(shape[1], int)
-    return known and tensor in plan.ranges and producer is not None and producer.name not in plan.nodes
+    eight_bit = rounded is not None and rounded.levels == 256
+    return known and eight_bit and producer is not None and producer.name not in plan.nodes
 
 
 def _channels_last(tensor: str, graph: Graph, plan: Plan) -> bool:

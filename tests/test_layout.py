@@ -51,6 +51,15 @@ def test_only_the_sum_reads_the_identity() -> None:
     assert [node.name for node in changed.graph.node].index(identity.name) > 0
 
 
+def test_four_bits_have_no_integer_layout() -> None:
+    given = prepare(residual())
+    plan = plan_of(given, stem(given))
+    coarse = replace(plan, ranges={name: replace(each, levels=16) for name, each in plan.ranges.items()})
+    changed, same = keep_channels_last(given.model, coarse)
+    assert changed is given.model
+    assert same is coarse
+
+
 @pytest.mark.parametrize("in_float", [True, False])
 def test_nothing_changes_where_no_sum_is_entered(in_float: bool) -> None:
     given = prepare(concatenated())
