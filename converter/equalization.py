@@ -4,9 +4,8 @@ One step size serves a whole activation tensor, so a channel that uses a quarter
 coarsely. Where a channel is only ever scaled, moved, added to its like or rectified between the layer that makes it and
 the layers that read it, it can be made s times larger by the one and taken s times less by the others. That is
 cross-layer equalization (Nagel et al. 2019, eq. 7-11) over whole residual streams and depthwise layers, with the scales
-of SmoothQuant (Xiao et al. 2023, eq. 4) at alpha near 1: weights are rounded per output channel and compensated, so
-they bear nearly all of the difficulty. LayerNormalization's scale makes channels as a layer does, which is
-SmoothQuant's own case.
+of SmoothQuant (Xiao et al. 2023, eq. 4) at its alpha of 1/2, so that activations and weights share the difficulty.
+LayerNormalization's scale makes channels as a layer does, which is SmoothQuant's own case.
 
 Which channels belong together is found by sending channel numbers through the graph: a node that only moves data is run
 on the numbers themselves, so shuffles, splits and concatenations need no rules of their own.
@@ -39,7 +38,7 @@ POINTWISE = frozenset({"Relu", "LeakyRelu", "Identity"})
 LAYERS = frozenset({"layer"})
 NORMALIZATIONS = frozenset({"norm", "scale"})
 MOST = 8.0  # a channel is enlarged by; beyond, it is nearly dead and its weights would dwarf the others'
-STRENGTH = 0.8  # exponent of the wanted scale
+STRENGTH = 0.5  # exponent of the wanted scale
 Numbers = NDArray[np.int64]
 
 
