@@ -59,7 +59,8 @@ def convert(
     target: Annotated[Target | None, typer.Option(help="The processor that will run it.")] = None,
     skip: Annotated[list[Step] | None, typer.Option(help="Leave this step out; may be repeated.")] = None,
     size_budget: Annotated[
-        float | None, typer.Option(metavar="SIZE", help="Mixed precision: up to 1 a share of INT8's, above 1 bytes.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Mixed precision: a share of INT8's, or 1.5MiB.  [default: 0.75]"),
     ] = None,
     options_file: Annotated[
         Path | None, typer.Option("--options", metavar="FILE.json", help="Options as a file; flags go before it.")

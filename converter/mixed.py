@@ -5,7 +5,8 @@ network and of the same network with layer i alone at k bits, on synthesized dat
 the outputs where there are no classes). Sensitivities are taken as additive, which makes the best choice of widths for
 every size one dynamic programme (eq. 7-8); the choice is measured afterwards, so that the report can say what that
 assumption was worth. Departures: each layer is rounded as the result will be, its errors compensated and its bias
-corrected, not to nearest; widths are 4 and 8, those that the file can hold; activations stay at 8 bits.
+corrected, not to nearest; widths are 4 and 8, those that the file can hold; activations stay at 8 bits. Latency has no
+part in the choice: both widths run the same integer kernels (converter.lowbit).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -14,7 +15,10 @@ from converter.errors import InvalidOption
 
 E = TypeVar("E", bound=StrEnum)
 
-__all__ = ["InputSpec", "Method", "Options", "Precision", "Step", "Target"]
+__all__ = ["InputSpec", "Method", "Options", "Precision", "Step", "Target", "read_size"]
+
+SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([KMG]i?B|B)?", re.IGNORECASE)
+UNITS = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
 
 class Method(StrEnum):
@@ -158,7 +162,8 @@ class Options:
     """Everything that decides a conversion besides the model; equal options give an equal result.
 
     ``time_budget`` bounds synthesis and optimization together, in seconds. ``skip`` names steps to leave out.
-    ``size_budget`` (mixed precision) is the weights' size: up to 1 a fraction of INT8's, above 1 bytes.
+    ``size_budget`` (mixed precision) is the weights' size: up to 1 a fraction of INT8's, above 1 bytes, or a text that
+    ``read_size`` reads, such as 1.5MiB.
     """
 
     method: Method = Method.AUTO
@@ -180,6 +185,7 @@ class Options:
             "precision": _member(Precision, "precision", self.precision),
             "target": _member(Target, "target", self.target),
             "skip": frozenset(_member(Step, "skip", step) for step in self.skip),
+            "size_budget": _size(self.size_budget),
             "validation": None if self.validation is None else Path(self.validation),
             "inputs": MappingProxyType(
                 {
@@ -227,6 +233,22 @@ class Options:
                 for name, spec in self.inputs.items()
             },
         }
+
+
+def read_size(text: str) -> float:
+    """A share such as 0.75, or bytes from a size such as 1.5MiB or 800kB; raises InvalidOption."""
+    found = SIZE.fullmatch(text)
+    if found is None:
+        raise InvalidOption(
+            f"The option size_budget cannot be {text!r}.",
+            field="size_budget",
+            remedy="Use a share of INT8's size such as 0.75, or a size such as 1.5MiB or 800kB.",
+        )
+    return float(found[1]) * UNITS[(found[2] or "b").lower()]
+
+
+def _size(given: object) -> object:
+    return read_size(given) if isinstance(given, str) else given
 
 
 def _is_whole(value: object) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from converter.errors import InvalidOption
-from converter.options import Method, Options, Precision, Step, Target
+from converter.options import Method, Options, Precision, Step, Target, read_size
 from service.problems import invalid_fields
 
 __all__ = ["CHOICES", "NOT_TAKEN", "Choices", "ConversionOptions", "canonical", "read_options"]
@@ -24,10 +24,10 @@ NOT_TAKEN = {
 """Options of the converter that the service does not take, and what to do instead."""
 
 CHOICES: Mapping[StrEnum, str] = {
-    Method.AUTO: "Natural-image prior, class-conditional steps and batch-norm statistics, as the model allows.",
+    Method.AUTO: "Natural inputs, a share of them moved towards the classes or detections that the model knows.",
     Method.ZEROQ: "Optimizes inputs to match the model's batch-norm statistics.",
-    Method.GZSQ: "A small generator that learns to match the model's statistics and classes.",
-    Method.GZNQ: "A generator with noise kept near class boundaries.",
+    Method.GZSQ: "Optimizes inputs to match statistics that follow from the weights alone.",
+    Method.GZNQ: "A generator that learns to match the model's statistics and classes.",
     Method.GENIE: "A generator and its inputs optimized together; slow, for low precisions.",
     Method.NOISE: "Plain noise in the input's range; fast, and a baseline to compare with.",
     Precision.INT8: "8-bit weights and activations; runs everywhere.",
@@ -37,14 +37,24 @@ CHOICES: Mapping[StrEnum, str] = {
     Target.X64_VNNI: "Intel and AMD processors since about 2019.",
     Target.X64: "Older Intel and AMD processors; avoids saturation in 8-bit products.",
     Target.ARM64: "ARM servers, phones and Apple silicon.",
-    Step.EQUALIZATION: "Scales channels of neighbouring layers to like ranges.",
-    Step.MIGRATION: "Moves outliers from activations into weights.",
+    Step.EQUALIZATION: "Scales channels of neighbouring layers to like ranges; done at w4a4 only.",
+    Step.MIGRATION: "Moves outliers from activations into weights, unless weights alone get 4 bits.",
     Step.BIAS_CORRECTION: "Takes the mean error out of each layer.",
     Step.ROUNDING: "Learns for each weight whether to round up or down.",
     Step.RANGE_SEARCH: "Searches for clipping ranges of least error.",
     Step.FLOAT_FALLBACK: "Leaves the most sensitive layers in float.",
 }
 """Every value of every choice in one sentence; a test keeps it complete."""
+
+
+def _read_size(given: object) -> object:
+    """Bytes or a share where the size is a text; pydantic tells of texts that are neither."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return read_size(given)
+    except InvalidOption as problem:
+        raise ValueError(problem.remedy) from problem
 
 
 class Choices(BaseModel):
@@ -73,11 +83,12 @@ class Choices(BaseModel):
         le=1,
         description="Share of equal decisions below which the report says that the goal was missed.",
     )
-    size_budget: float = Field(
+    size_budget: Annotated[float, BeforeValidator(_read_size, json_schema_input_type=float | str)] = Field(
         default=DEFAULTS.size_budget,
         gt=0,
         allow_inf_nan=False,
-        description="For mixed precision, the weights' size: up to 1 a fraction of INT8's, above 1 bytes.",
+        description="For mixed precision, the weights' size: a share of INT8's such as 0.75, or a size such as 1.5MiB.",
+        examples=[0.75, "1.5MiB"],
     )
     skip: list[Step] = Field(default_factory=list, max_length=len(Step), description="Steps to leave out.")
 

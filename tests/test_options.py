@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import InvalidOption
-from converter.options import InputSpec, Method, Options, Precision, Step, Target
+from converter.options import InputSpec, Method, Options, Precision, Step, Target, read_size
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_specifications_that_mean_nothing_are_refused(text: str) -> None:
         *[("time_budget", value) for value in (0, 0.5, 86_401, math.nan, math.inf, "60")],
         *[("threads", value) for value in (0, 257, 1.0, "all")],
         *[("min_agreement", value) for value in (-0.1, 1.1, 99, math.nan, "0.99")],
-        *[("size_budget", value) for value in (0, -1, math.inf, math.nan, "half")],
+        *[("size_budget", value) for value in (0, -1, math.inf, math.nan, "half", "", "-1MiB", "0MiB", "1.5 M")],
         ("colour", "red"),
     ],
 )
@@ -74,6 +74,23 @@ def test_options_that_mean_nothing_are_refused_by_name(name: str, value: object)
         Options.from_dict({name: value})
     assert refused.value.field == name
     assert name in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0.75", 0.75),
+        (".5", 0.5),
+        ("1.5MiB", 1.5 * 2**20),
+        ("800 kB", 800e3),
+        ("2mib", 2**21),
+        ("4096", 4096.0),
+        ("9 B", 9.0),
+    ],
+)
+def test_a_size_budget_in_words(text: str, size: float) -> None:
+    assert Options.from_dict({"size_budget": text}).size_budget == size
+    assert Options(size_budget=read_size(text)) == Options.from_dict({"size_budget": text})
 
 
 @pytest.mark.parametrize("given", [{"inputs": ["x"]}, {"inputs": {"x": 3}}, {"validation": 3}, {"skip": 3}])

@@ -45,6 +45,18 @@ def test_classifiers_agree_with_fp32(name: str, samples: int, agreement: float, 
     assert row.fidelity >= agreement
 
 
+@pytest.mark.parametrize(("precision", "agreement"), [("w4a8", 91.0), ("w4a4", 80.0), ("mixed", 94.0)])
+def test_fewer_bits_run_and_agree_with_fp32(precision: str, agreement: float, folder: Path) -> None:
+    name = "cifar10_resnet20"
+    flags = [*FLAGS, "--precision", precision]
+    made = convert(open_zoo().specs[name].file, folder / f"{name}.{precision}.onnx", flags)
+    assert made.failure is None
+    row = score(open_zoo(), name, made, 500, timed=False)
+    assert row.failure is None
+    assert row.fidelity is not None
+    assert row.fidelity >= agreement
+
+
 def test_super_resolution_keeps_its_signal(folder: Path) -> None:
     row = score(open_zoo(), "superres_espcn_x3", converted("superres_espcn_x3", folder), 5, timed=False)
     assert row.fp32 is not None

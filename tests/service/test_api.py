@@ -204,7 +204,7 @@ def test_polling_with_an_etag_costs_nothing_while_nothing_changes(quiet: Api) ->
 
 def test_raw_bodies_take_their_options_from_the_query(quiet: Api) -> None:
     query: dict[str, Any] = {"seed": 7, "skip": ["rounding", "migration"], "name": "a/b/söme.onnx"}
-    query["input"] = "x=range=0:255"
+    query |= {"input": "x=range=0:255", "size_budget": "1.5MiB"}
     answer = quiet.post(
         "/v1/conversions", content=b"bytes", params=query, headers={"Content-Type": "application/octet-stream"}
     )
@@ -215,6 +215,7 @@ def test_raw_bodies_take_their_options_from_the_query(quiet: Api) -> None:
     assert body["options"]["skip"] == ["migration", "rounding"]
     assert body["options"]["inputs"] == {"x": "range=0:255"}
     assert body["options"]["seed"] == 7
+    assert body["options"]["size_budget"] == 1.5 * 2**20
 
 
 def test_archives_are_known_by_their_bytes(service: Service, api: Api) -> None:

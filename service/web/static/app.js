@@ -138,9 +138,10 @@ for (const select of form.querySelectorAll("select")) select.addEventListener("c
 function chosenOptions() {
   const options = {};
   for (const name of ["method", "precision", "target"]) options[name] = form.elements[name].value;
-  for (const name of ["time_budget", "samples", "seed", "min_agreement", "size_budget"]) {
+  for (const name of ["time_budget", "samples", "seed", "min_agreement"]) {
     if (form.elements[name].value !== "") options[name] = Number(form.elements[name].value);
   }
+  if (form.elements.size_budget.value.trim() !== "") options.size_budget = form.elements.size_budget.value.trim();
   options.skip = [...form.querySelectorAll("[name=skip]:checked")].map((box) => box.value);
   options.inputs = {};
   for (const line of form.elements.inputs.value.split("\n").filter((each) => each.trim())) {
