@@ -208,7 +208,7 @@ def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSec
     curve = Curve(name="cross-entropy to the chosen class", steps=tuple(range(len(samples.loss))), values=samples.loss)
     return SynthesisSection(
         method=str(samples.method),
-        description=samples.distribution,
+        description=samples.words,
         samples=len(next(iter(samples.calibration.values()))),
         seconds=samples.seconds,
         seed=options.seed,

@@ -47,21 +47,19 @@ def make_samples(task: Task, options: Options, reporter: Reporter, checkpoints: 
 def _saved(made: Synthesis) -> Saved:
     arrays = {f"calibration/{name}": value for name, value in made.calibration.items()}
     arrays |= {f"held_out/{name}": value for name, value in made.held_out.items()}
-    values = {"loss": list(made.loss), "steps": made.steps, "seconds": made.seconds, "distribution": made.distribution}
-    return Saved(values, arrays)
+    values = {name: getattr(made, name) for name in ("steps", "seconds", "words", "distribution")}
+    return Saved(values | {"loss": list(made.loss)}, arrays)
 
 
 def _restored(saved: Saved, task: Task, options: Options) -> Synthesis:
     def part(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): value for name, value in saved.arrays.items() if name.startswith(prefix)}
 
-    empty = Synthesis(Method(options.method), task.plans, {}, {}, (), 0, 0.0, "")
+    empty = Synthesis(Method(options.method), task.plans, {}, {}, (), 0, 0.0, "", "")
     return replace(
         empty,
         calibration=part("calibration/"),
         held_out=part("held_out/"),
         loss=tuple(saved.values["loss"]),
-        steps=saved.values["steps"],
-        seconds=saved.values["seconds"],
-        distribution=saved.values["distribution"],
+        **{name: saved.values[name] for name in ("steps", "seconds", "words", "distribution")},
     )

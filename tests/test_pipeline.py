@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,12 @@ def test_the_same_model_and_options_give_the_same_bytes(digits: Digits, converte
     assert content(again) == content(converted)
 
 
+def test_the_report_tells_what_calibrated_from_what_judged(digits: Digits) -> None:
+    report = convert(digits.model, replace(QUICK, method=Method.NOISE)).report
+    assert report.synthesis.description == "N(0, 1) noise"
+    assert report.fidelity.distribution.startswith("drawn from the prior of natural inputs")
+
+
 def test_a_seed_matters(digits: Digits, converted: Result) -> None:
     assert content(convert(digits.model, Options(seed=2))) != content(converted)
 
@@ -134,6 +141,13 @@ def test_a_finished_synthesis_is_not_repeated(digits: Digits, tmp_path: Path) ->
     assert len([each for each in heard if each.stage is Stage.SYNTHESIS]) == 1
     assert all((tmp_path / name).read_bytes() == kept[tmp_path / name] for name in ("synthesis.json", "synthesis.npz"))
     assert resumed.report.synthesis == whole.report.synthesis
+
+
+@pytest.mark.parametrize("changed", ["model", "options"])
+def test_what_another_conversion_left_is_not_taken(changed: str, digits: Digits, tmp_path: Path) -> None:
+    model = residual() if changed == "model" else digits.model
+    convert(model, replace(QUICK, seed=7) if changed == "options" else QUICK, checkpoints=tmp_path)
+    assert content(convert(digits.model, QUICK, checkpoints=tmp_path)) == content(convert(digits.model, QUICK))
 
 
 def test_a_finished_integer_model_is_not_made_again(digits: Digits, tmp_path: Path) -> None:

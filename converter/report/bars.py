@@ -39,7 +39,7 @@ def _two_bars(
     name: str, title: str, description: str, rows: Sequence[tuple[str, float, str, str, tuple[float, float] | None]]
 ) -> Markup:
     largest = max(max(value, *(whisker or (0.0,))) for _, value, _, _, whisker in rows)
-    scale = Scale(0, largest, 42, 152)
+    scale = Scale(0, largest, 42, 142)
     parts: list[Markup] = []
     for index, (label, value, shown, cls, whisker) in enumerate(rows):
         y = 8 + 34 * index

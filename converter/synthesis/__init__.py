@@ -39,7 +39,7 @@ HELD_OUT_STEPS = 12  # fewer, so that the held-out samples' margins are between 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """Samples to calibrate with, samples held out to judge with, and how they came about."""
+    """Samples to calibrate with, samples held out to judge with, and in words how either came about."""
 
     method: Method
     plans: tuple[InputPlan, ...]
@@ -48,7 +48,8 @@ class Synthesis:
     loss: tuple[float, ...]
     steps: int
     seconds: float
-    distribution: str
+    words: str  # of the calibration samples
+    distribution: str  # of those held out
 
 
 def draw_all(problem: Problem, count: int, generator: np.random.Generator, *, noise: bool = False) -> Raw:
@@ -114,9 +115,8 @@ def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synth
     calibration, judged = (
         settle_states(problem.network, problem.graph, problem.plans, each.raw) for each in (made, held_out)
     )
-    return Synthesis(
-        method, problem.plans, calibration, judged, made.loss, taken, time.monotonic() - started, held_out.words
-    )
+    seconds = time.monotonic() - started
+    return Synthesis(method, problem.plans, calibration, judged, made.loss, taken, seconds, made.words, held_out.words)
 
 
 def _whole_batches(count: int, plans: tuple[InputPlan, ...]) -> int:
