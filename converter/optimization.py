@@ -158,8 +158,8 @@ def _steps_taken(
                 applied=bool(floats),
                 sentence=f"{len(floats)} nodes left in float, where integers cost most and save least.",
                 measure="estimated damage to the outputs by rounding activations",
-                before=sum(harm.values()),
-                after=sum(harm.get(name, 0.0) for name in _rounded_now(placement, harm)),
+                before=_damage(everything, harm),
+                after=_damage(placement, harm),
                 unit="relative squared error",
             )
         )
@@ -192,8 +192,8 @@ def _steps_taken(
     return taken
 
 
-def _rounded_now(placement: Placement, harm: Mapping[str, float]) -> list[str]:
-    return [name for name in harm if name in placement.rounded]
+def _damage(placement: Placement, harm: Mapping[str, float]) -> float:
+    return sum(each for name, each in harm.items() if name in placement.rounded)
 
 
 def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from converter import integers
+from converter import convert, integers
 from converter.checkpoints import Checkpoints
 from converter.graph import Graph
 from converter.inputs import describe_inputs
@@ -16,7 +16,7 @@ from converter.quantization import quantized_activations
 from converter.reconstruction import reconstruct
 from converter.sampling import make_samples
 from converter.task import Task, describe_task
-from tests.networks import HEAD, head, model_of, node, weights
+from tests.networks import HEAD, NETWORKS, head, model_of, node, weights
 
 
 def task_of(side: int, channels: int = 3) -> Task:
@@ -56,3 +56,10 @@ def test_the_margin_is_in_the_steps_of_activations_and_not_in_stated_ones(monkey
     plain = steps()
     assert wide["x"] == plain["x"]
     assert wide["last"] == pytest.approx(MARGIN * plain["last"], rel=1e-5)
+
+
+def test_the_report_tells_no_gain_where_nothing_was_left_in_float() -> None:
+    made = convert(NETWORKS["concatenated"](), Options(samples=8, time_budget=2)).report.quantization
+    (step,) = (each for each in made.steps if each.name == Step.FLOAT_FALLBACK)
+    assert not step.applied
+    assert step.before == pytest.approx(step.after)
