@@ -25,6 +25,7 @@ __all__ = ["Canvas", "affordable_steps", "batch_size", "canvases", "join", "mean
 MEAN, DEVIATION = 0.45, 0.25  # of photographs in [0, 1]; ImageNet's are 0.449 and 0.226
 ENOUGH = 200  # steps, which are worth more than further samples
 NODE_SECONDS = 3e-4  # of a step, forward and backward, that a node takes however small it is
+PASSES = 2.5  # times a plain gradient step where layers are thin: statistics of all, in batches no cache holds
 GRAPH_BYTES = 1 << 30  # that the activations of one batch may take while gradients flow
 
 Free = dict[str, Tensor]
@@ -105,8 +106,8 @@ def batch_size(problem: Problem, wanted: int) -> int:
 def affordable_steps(problem: Problem, wanted: int, samples: int) -> int:
     """How many of ``wanted`` steps fit the time, by the network's size and, where it is tiny, its number of nodes."""
     overhead = NODE_SECONDS * len(problem.graph.nodes) * SPEED / (3 * max(samples, 1))
-    heavier = replace(problem, multiply_adds=problem.multiply_adds + round(overhead))
-    return heavier.affordable_steps(wanted, samples)
+    work, elements = problem.multiply_adds + round(overhead), round(PASSES * problem.elements)
+    return replace(problem, multiply_adds=work, elements=elements).affordable_steps(wanted, samples)
 
 
 def settle_effort(problem: Problem, count: int, steps: int, batch: int) -> tuple[int, int]:
