@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from converter.rounding import compensate, max_scale, mse_scale
+from converter.rounding import DAMPING, compensate, max_scale, mse_scale
 
 __all__ = ["Inputs", "aim", "fit"]
 
-DAMPING = 0.1  # of the mean diagonal; ten times that of GPTQ, since synthetic moments are not quite the real ones
+FURTHER = 0.01  # damping of moments that are damped already
 SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 LARGEST = 2**26  # weights rounded at once, all steps tried together
 
@@ -73,12 +73,12 @@ def fit(rows: Tensor, inputs: Inputs, bits: int, least: Tensor) -> tuple[Tensor,
     groups, width = square.shape[:2]
     if target.numel() * len(SHRINKS) > LARGEST:
         scale = torch.maximum(mse_scale(target, bits), least)
-        return scale, compensate(target, scale, square, bits)
+        return scale, compensate(target, scale, square, bits, FURTHER)
     full = max_scale(target, bits).reshape(groups, 1, -1)
     tried = full * full.new_tensor(SHRINKS)[None, :, None]  # [G, S, O / G]
     tried = torch.maximum(tried, least.reshape(groups, 1, -1))
     wanted = target.reshape(groups, 1, -1, width).expand(-1, len(SHRINKS), -1, -1)  # [G, S, O / G, K]
-    rounded = compensate(wanted.reshape(-1, width), tried.reshape(-1), square, bits).reshape(wanted.shape)
+    rounded = compensate(wanted.reshape(-1, width), tried.reshape(-1), square, bits, FURTHER).reshape(wanted.shape)
     miss = (rounded - wanted).to(square.dtype).flatten(1, 2)  # [G, S O / G, K]
     error = ((miss @ square) * miss).sum(2).reshape(tried.shape)
     best = error.argmin(1, keepdim=True)  # [G, 1, O / G]

@@ -18,7 +18,7 @@ from torch import Tensor
 __all__ = ["Moments", "cancel", "compensate", "max_scale", "mse_scale", "nearest", "patches"]
 
 BLOCK = 128  # columns rounded before their joint error is carried to the rest
-DAMPING = 0.01  # of the mean diagonal, as in GPTQ
+DAMPING = 0.1  # of the mean diagonal; ten times that of GPTQ, since synthetic moments are not quite the real ones
 
 
 def limit(bits: int) -> int:
@@ -78,11 +78,12 @@ class Moments:
         return self.total
 
 
-def compensate(rows: Tensor, scale: Tensor, moments: Tensor, bits: int) -> Tensor:
+def compensate(rows: Tensor, scale: Tensor, moments: Tensor, bits: int, damping: float = DAMPING) -> Tensor:
     """[O, K] weights on the grid, each column's rounding error compensated in the columns after it.
 
-    ``moments`` is [G, K, K] with O divisible by G: rows share the moments of their group. Inputs that never move keep
-    nearest rounding. Columns go from the strongest input to the weakest, which are the cheapest to carry the rest.
+    ``moments`` is [G, K, K] with O divisible by G: rows share the moments of their group. ``damping`` is the share of
+    their mean diagonal that is added to it. Inputs that never move keep nearest rounding. Columns go from the strongest
+    input to the weakest, which are the cheapest to carry the rest.
     """
     groups, width = moments.shape[0], moments.shape[1]
     per_group = rows.shape[0] // groups
@@ -93,10 +94,10 @@ def compensate(rows: Tensor, scale: Tensor, moments: Tensor, bits: int) -> Tenso
     order = diagonal.argsort(dim=1, descending=True, stable=True)  # [G, K]
     back = order.argsort(dim=1)
     weight = weight.gather(2, order[:, None].expand_as(weight))
-    damping = DAMPING * diagonal.mean(1).clamp_min(1e-12)
+    ridge = damping * diagonal.mean(1).clamp_min(1e-12)
     carry = moments.gather(1, order[:, :, None].expand_as(moments))  # one name for all four steps: each is [G, K, K]
     carry = carry.gather(2, order[:, None].expand_as(moments))
-    carry.diagonal(dim1=1, dim2=2).add_(damping[:, None])
+    carry.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
     carry = torch.cholesky_inverse(torch.linalg.cholesky(carry))
     carry = torch.linalg.cholesky(carry, upper=True)
     rounded = torch.empty_like(weight)
