@@ -36,6 +36,7 @@ PICTURE_SCALINGS = (
     Scaling("0..255", (255.0,), (0.0,)),
     Scaling("0..255 minus mean", (255.0,), (-114.0,)),
 )
+RARE = {"0..255 minus mean": 0.5}  # misfit added: NanoDet's first layer cannot tell it from ImageNet's scale
 SPREADS = tuple(2.0**power for power in sorted(range(-8, 9), key=abs))  # of inputs that are no pictures; 1 wins ties
 SAMPLES = 16
 PICTURE_MEAN, PICTURE_SPREAD = 0.45, 0.25  # of natural pictures in [0, 1]
@@ -116,7 +117,7 @@ def _misfit(
     fits = [_layer_misfit(torch.cat(values), statistics.get(name)) for name, values in responses.items()]
     misfit = float(np.mean(fits))
     if picture and layers[0] not in statistics:
-        misfit += MEAN_WEIGHT * _mean_misfit(graph, layers[0], scaling)
+        misfit += MEAN_WEIGHT * _mean_misfit(graph, layers[0], scaling) + RARE.get(scaling.name, 0.0)
         if _makes_pictures(graph, plans[index]) and scaling.offset != (0.0,):
             misfit += PICTURES_OUT
     return misfit

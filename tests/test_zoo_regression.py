@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from converter import Options, reconstruct
+from converter.admission import admit
+from converter.normalization import normalize
+from converter.task import describe_task
 from tests.bench.evaluator import open_zoo
 from tests.bench.zoo import Conversion, convert, score
 
@@ -55,6 +59,15 @@ def test_fewer_bits_run_and_agree_with_fp32(precision: str, agreement: float, fo
     assert row.failure is None
     assert row.fidelity is not None
     assert row.fidelity >= agreement
+
+
+def test_the_scale_of_a_detector_is_found_whatever_the_seed() -> None:
+    plain = admit(open_zoo().specs["coco_nanodet_m_320"].file).model
+    normalized = normalize(plain)
+    network = reconstruct(normalized.model)
+    for seed in range(4):
+        (plan,) = describe_task(plain, normalized, network, Options(seed=seed)).plans
+        assert plan.scaling.name == "ImageNet mean and deviation"
 
 
 def test_super_resolution_keeps_its_signal(folder: Path) -> None:
