@@ -240,7 +240,7 @@ def read_records(path: Path) -> dict[tuple[str, str, str, int], Record]:
 
 def report(records: Mapping[tuple[str, str, str, int], Record]) -> str:
     """Two tables a precision, of methods and of steps left out: a row a model, a column each; and the means over the
-    classifiers that all columns have.
+    classifiers that the fullest columns have.
     """
     parts = []
     for precision in (str(each) for each in Precision):
@@ -261,11 +261,13 @@ def _compared(title: str, cells: Mapping[tuple[str, str], list[Record]], columns
     if not models:
         return ""
     rows = [[name, *(_cell(cells.get((name, each), [])) for each in methods)] for name in models]
-    shared = [name for name in models if all(_scored(cells, name, each) for each in methods)]
-    shared = [name for name in shared if specs[name].metric.classifier]
-    rows.append(
-        [f"mean of {len(shared)} classifiers", *(_mean([cells[name, each] for name in shared]) for each in methods)]
-    )
+    classifiers = [name for name in models if specs[name].metric.classifier]
+    scored = {each: [name for name in classifiers if _scored(cells, name, each)] for each in methods}
+    most = max(map(len, scored.values()))
+    whole = [each for each in methods if len(scored[each]) == most]  # a column with gaps has no mean beside these
+    shared = [name for name in classifiers if all(name in scored[each] for each in whole)]
+    means = [_mean([cells[name, each] for name in shared]) if each in whole else "-" for each in methods]
+    rows.append([f"mean of {len(shared)} classifiers", *means])
     return f"### {title}\n\n{table(['model', *methods], rows)}"
 
 
