@@ -250,7 +250,7 @@ def report(records: Mapping[tuple[str, str, str, int], Record]) -> str:
                 cells.setdefault((record.model, record.method), []).append(record)
         parts.append(_compared(precision, cells, NAMES))
         parts.append(_compared(f"{precision}, one step left out", cells, [str(Method.AUTO), *ABLATIONS]))
-    return "\n\n".join(filter(None, parts))
+    return "\n\n".join(filter(None, [*parts, _file_shares(records)]))
 
 
 def _compared(title: str, cells: Mapping[tuple[str, str], list[Record]], columns: Sequence[str]) -> str:
@@ -269,6 +269,17 @@ def _compared(title: str, cells: Mapping[tuple[str, str], list[Record]], columns
     means = [_mean([cells[name, each] for name in shared]) if each in whole else "-" for each in methods]
     rows.append([f"mean of {len(shared)} classifiers", *means])
     return f"### {title}\n\n{table(['model', *methods], rows)}"
+
+
+def _file_shares(records: Mapping[tuple[str, str, str, int], Record]) -> str:
+    """How large the default method's files are beside its INT8 files of the same model and seed, by precision."""
+    shares: dict[str, list[float]] = {}
+    for record in records.values():
+        whole = records.get((record.model, str(Precision.INT8), record.method, record.seed))
+        if record.method == Method.AUTO and record.precision != Precision.INT8 and whole is not None:
+            shares.setdefault(record.precision, []).append(record.bytes / whole.bytes)
+    found = (f"{name} {statistics.mean(each):.3f} ({len(each)} files)" for name, each in sorted(shares.items()))
+    return f"Size of `auto`'s files over its INT8 files', mean: {', '.join(found)}." if shares else ""
 
 
 def _scored(cells: Mapping[tuple[str, str], list[Record]], model: str, method: str) -> bool:
