@@ -12,9 +12,9 @@ import typer
 
 from converter.console import DISAPPOINTED, DONE, REFUSED, emit, one_line, run, showing_progress
 from converter.errors import InvalidOption
-from converter.memory import separate_large_blocks
 from converter.options import Method, Options, Precision, Step, Target
 from converter.outputs import Outputs, existing_model, write_result
+from converter.process_memory import separate_large_blocks
 from converter.progress import Stage
 
 if TYPE_CHECKING:

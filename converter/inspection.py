@@ -14,7 +14,7 @@ from converter.errors import Refusal
 from converter.graph import Graph, opset, walk
 from converter.normalization import Change, normalize
 from converter.operators import select
-from converter.placement import candidates, place
+from converter.quantization.placement import candidates, place
 from converter.reconstruction import reconstruct
 
 __all__ = ["Inspection", "NodePlan", "examine"]

@@ -13,20 +13,20 @@ import torch
 from onnx import ModelProto
 
 from converter.admission import admit
-from converter.assembly import Facts, assemble_report
 from converter.checkpoints import Checkpoints
-from converter.integers import Integers, make_integers
-from converter.lowbit import raise_opset
-from converter.measurement import measure
-from converter.memory import return_freed_memory
+from converter.evaluation.stage import measure
+from converter.inputs.task import describe_task
 from converter.normalization import normalize
 from converter.options import Options, Precision
 from converter.outputs import write_whole
+from converter.process_memory import return_freed_memory
 from converter.progress import Listener, Reporter, Stage, silent
+from converter.quantization.int4_packing import raise_opset
+from converter.quantization.stage import Integers, make_integers
 from converter.reconstruction import reconstruct
 from converter.report import Report
-from converter.sampling import make_samples
-from converter.task import describe_task
+from converter.report.assembly import Facts, assemble_report
+from converter.synthesis.stage import make_samples
 
 __all__ = ["Result", "convert"]
 

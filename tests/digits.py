@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from converter.demo import digits, to_onnx, train
-from converter.inference import open_session
+from converter.sessions import open_session
 
 
 @dataclass(frozen=True)

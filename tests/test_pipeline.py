@@ -13,8 +13,8 @@ from onnx import ModelProto, TensorProto
 
 from converter import Method, Options, Report, Result, Step, convert
 from converter.errors import InvalidOption, OutputNotWritable, UnsupportedModel
-from converter.inference import open_session
 from converter.progress import Progress, Stage
+from converter.sessions import open_session
 from tests.digits import Digits
 from tests.networks import NETWORKS, biases, model_of, node, recurrent, residual, run, weights
 

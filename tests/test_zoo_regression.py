@@ -12,8 +12,8 @@ import pytest
 
 from converter import Options, reconstruct
 from converter.admission import admit
+from converter.inputs.task import describe_task
 from converter.normalization import normalize
-from converter.task import describe_task
 from tests.bench.evaluator import open_zoo
 from tests.bench.zoo import Conversion, convert, score
 

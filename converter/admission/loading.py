@@ -6,7 +6,7 @@ import onnxruntime
 from onnx import ModelProto
 
 from converter.errors import InvalidModel, UnsupportedModel
-from converter.inference import open_session
+from converter.sessions import open_session
 
 __all__ = ["load"]
 

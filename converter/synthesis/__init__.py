@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from converter.errors import InvalidOption
-from converter.inputs import Feeds, InputPlan, assemble, batch_limit, draw
+from converter.inputs.plans import Feeds, InputPlan, assemble, batch_limit, draw
+from converter.inputs.states import settle_states
 from converter.options import Method
-from converter.recurrence import settle_states
 from converter.synthesis import genie, gznq, zeroq
 from converter.synthesis.automatic import approach_scores
 from converter.synthesis.genie import synthesize_genie

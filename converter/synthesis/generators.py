@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from converter.inputs import InputKind, InputPlan
+from converter.inputs.plans import InputKind, InputPlan
 
 __all__ = ["LATENT", "Generators", "new_generators"]
 

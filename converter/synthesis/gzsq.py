@@ -13,7 +13,7 @@ Adam as in ZeroQ. Mind that the sum of two Gaussians is no convolution (fan-in, 
 rule), and that L_Z rewards any spread beside a mean.
 
 ``Rule.PROPAGATION``, the default, is ours: per-channel mean and variance through every operator
-(``converter.moments``), and the squared distance of both in units of each target's deviation.
+(``converter.synthesis.moments``), and the squared distance of both in units of each target's deviation.
 """
 
 from __future__ import annotations

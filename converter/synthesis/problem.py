@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from converter.graph import Graph
-from converter.inputs import InputPlan
+from converter.inputs.plans import InputPlan
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
 from converter.scores import Score

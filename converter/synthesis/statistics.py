@@ -2,7 +2,7 @@
 
 Where the file has BatchNorm, folded by us or not, training left the mean and deviation of each channel in it. Where it
 has none (the exporter folded it, or there never was one), moments propagated from the weights take their place
-(``converter.moments``).
+(``converter.synthesis.moments``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from converter.graph import weight_of
-from converter.moments import channel_axis, input_moments, propagate
+from converter.synthesis.moments import channel_axis, input_moments, propagate
 from converter.synthesis.problem import Problem
 
 __all__ = ["Target", "find_targets", "measured", "normalized_distance", "propagated_targets", "squared_distance"]

@@ -25,7 +25,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from converter.inputs import InputKind
+from converter.inputs.plans import InputKind
 from converter.synthesis.canvas import Canvas, affordable_steps, canvases, join
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, find_targets, squared_distance

@@ -3,8 +3,8 @@
     python -m tests.bench.costs                              # all, written into RESULTS.md
     python -m tests.bench.costs --only kws_dscnn --dry
 
-What ``converter.costs`` estimates decides which layers stay in float, so it should order alternatives as onnxruntime's
-own time does; only ratios matter.
+What ``converter.quantization.costs`` estimates decides which layers stay in float, so it should order alternatives as
+onnxruntime's own time does; only ratios matter.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import torch
 
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
-from converter.costs import node_cost
-from converter.inference import open_session
-from converter.integers import make_integers
+from converter.inputs.task import describe_task
 from converter.normalization import normalize
-from converter.optimization import sizes
 from converter.options import Method, Options, Step
-from converter.placement import place
-from converter.precision import integer_cost
 from converter.progress import Reporter, silent
+from converter.quantization.costs import node_cost
+from converter.quantization.decisions import sizes
+from converter.quantization.float_fallback import integer_cost
+from converter.quantization.placement import place
+from converter.quantization.stage import make_integers
 from converter.reconstruction import reconstruct
-from converter.sampling import make_samples
+from converter.sessions import open_session
 from converter.synthesis import batches
-from converter.task import describe_task
+from converter.synthesis.stage import make_samples
 from tests.bench.clock import medians
 from tests.bench.evaluator import open_zoo
 from tests.bench.results import publish, table

@@ -34,23 +34,24 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from converter import integers, synthesis
+from converter import synthesis
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
-from converter.inputs import ADJUSTABLE, InputPlan
-from converter.integers import make_integers
-from converter.lowbit import raise_opset
+from converter.inputs.plans import ADJUSTABLE, InputPlan
+from converter.inputs.task import Task, describe_task
 from converter.normalization import normalize
-from converter.optimization import Optimized
 from converter.options import Method, Options, Precision, Step
-from converter.placement import weighted_nodes
 from converter.progress import Reporter, silent
+from converter.quantization import stage
+from converter.quantization.decisions import Optimized
+from converter.quantization.int4_packing import raise_opset
+from converter.quantization.placement import weighted_nodes
+from converter.quantization.stage import make_integers
 from converter.reconstruction import reconstruct
-from converter.sampling import make_samples
 from converter.synthesis import METHODS, Problem, Samples, Synthesis
 from converter.synthesis.gzsq import Rule, synthesize_gzsq
+from converter.synthesis.stage import make_samples
 from converter.synthesis.zeroq import Variant, synthesize_zeroq
-from converter.task import Task, describe_task
 from tests.bench.evaluator import open_zoo
 from tests.bench.results import publish, table
 
@@ -155,7 +156,7 @@ def _register(case: Case) -> Method:
         METHODS[Method.NOISE] = partial(_real_samples, case.model)
         return Method.NOISE
     if case.method == FLOAT_HEAD:
-        integers._write = partial(_float_heads, integers._write)
+        stage._write = partial(_float_heads, stage._write)
         return Method.NOISE
     return Method.AUTO if case.method in ABLATIONS else Method(case.method)
 

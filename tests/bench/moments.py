@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from converter.admission import admit
 from converter.graph import Graph, weight_of
-from converter.inputs import assemble, describe_inputs, draw
-from converter.moments import channel_axis, input_moments, propagate
+from converter.inputs.plans import assemble, describe_inputs, draw
+from converter.inputs.scaling import settle_scalings
 from converter.normalization import normalize
 from converter.reconstruction import Reconstruction, reconstruct
-from converter.scaling import settle_scalings
 from converter.synthesis.gzsq import additive_targets
+from converter.synthesis.moments import channel_axis, input_moments, propagate
 from tests.bench.evaluator import open_zoo
 from tests.bench.results import publish, table
 

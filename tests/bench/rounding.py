@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph, weight_of
-from converter.rounding import cancel, max_scale, nearest
+from converter.quantization.rounding import cancel, max_scale, nearest
 from tests.bench.architectures import resnet50
 from tests.bench.results import publish, table
 

@@ -1,0 +1,291 @@
+"""How close the INT8 model's outputs are to FP32's on inputs it was not calibrated on, with the uncertainty of that.
+
+Only sums per sample are kept, so memory does not grow with the size of outputs. A signal-to-noise ratio over samples is
+a ratio of means; its interval comes from a bootstrap over samples, which are the independent units.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from converter.graph import Graph
+from converter.report.schema import Decisions, Fidelity, Histogram, Interval, OutputFidelity, Proportion
+from converter.sessions import Array, Feeds, open_session, output_names, rows, split
+
+__all__ = [
+    "ClassOutput",
+    "Comparison",
+    "bootstrap_sqnr",
+    "class_output",
+    "compare",
+    "decibels",
+    "kl_divergence",
+    "measure_fidelity",
+    "probabilities",
+    "wilson",
+]
+
+Doubles = NDArray[np.float64]
+
+RESAMPLES = 2000
+LARGEST_CLASSES = 100_000
+PASSING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "DequantizeLinear"})
+SCORING = frozenset({"Gemm", "MatMul", "Conv", "GlobalAveragePool", "ReduceMean", "Add"})
+FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class ClassOutput:
+    """The output that holds one score a class, and why it is taken for that."""
+
+    name: str
+    reason: str
+
+
+def class_output(graph: Graph) -> ClassOutput | None:
+    """The only output shaped like class scores whose last operator makes such scores, or None.
+
+    Shape alone cannot tell class scores from an embedding; the reason goes into the report for the owner to judge.
+    """
+    candidates = []
+    for output in graph.outputs:
+        shape = output.shape or graph.shapes.get(output.name)
+        if output.element_type not in FLOAT or shape is None or len(shape) not in (2, 4):
+            continue
+        classes, rest = shape[1], shape[2:]
+        if isinstance(classes, int) and 2 <= classes <= LARGEST_CLASSES and all(size == 1 for size in rest):
+            candidates.append(output.name)
+    if len(candidates) != 1 or len(graph.outputs) != 1:
+        return None
+    node = graph.producer(candidates[0])
+    while node is not None and node.op_type in PASSING:
+        node = graph.producer(node.input[0])
+    if node is None:
+        return None
+    if node.op_type in ("Softmax", "LogSoftmax"):
+        return ClassOutput(candidates[0], f"the model ends in {node.op_type}")
+    if node.op_type in SCORING:
+        return ClassOutput(candidates[0], f"the model ends in one row of numbers a sample, made by {node.op_type}")
+    return None
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """10 log10(signal / noise), or None where either is zero or not finite."""
+    if not (math.isfinite(signal) and math.isfinite(noise)) or signal <= 0 or noise <= 0:
+        return None
+    return 10 * math.log10(signal / noise)
+
+
+def wilson(successes: int, n: int, z: float = Z95) -> Proportion:
+    """The share of successes with Wilson's score interval (Wilson 1927), sound near 0 and 1 and for few samples."""
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Proportion(value=share, successes=successes, n=n, interval=Interval(low=low, high=high))
+
+
+def bootstrap_sqnr(signal: Doubles, noise: Doubles, seed: int) -> Interval | None:
+    """The 95 % percentile interval in dB of sum(signal) / sum(noise) over resampled samples; None below 4 samples."""
+    if len(signal) < 4 or signal.sum() <= 0 or noise.sum() <= 0:
+        return None
+    generator = np.random.default_rng(seed)
+    ratios = []
+    for _ in range(RESAMPLES):
+        drawn = generator.integers(0, len(signal), len(signal))
+        powers = signal[drawn].sum(), noise[drawn].sum()
+        if powers[0] > 0 and powers[1] > 0:
+            ratios.append(10 * math.log10(powers[0] / powers[1]))
+    if len(ratios) < RESAMPLES // 2:
+        return None
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return Interval(low=float(low), high=float(high))
+
+
+def probabilities(scores: Doubles, already: bool) -> Doubles:
+    """[n, classes] of softmax over classes, or the scores themselves where they are probabilities ``already``."""
+    if already:
+        return scores
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    normalized: Doubles = shifted / shifted.sum(axis=1, keepdims=True)
+    return normalized
+
+
+def kl_divergence(before: Doubles, after: Doubles) -> Doubles:
+    """[n] of KL(before || after) in nats for rows of probabilities; probabilities below 1e-12 count as 1e-12."""
+    p, q = np.clip(before, 1e-12, 1), np.clip(after, 1e-12, 1)
+    divergence: Doubles = np.maximum((p * (np.log(p) - np.log(q))).sum(axis=1), 0.0)
+    return divergence
+
+
+def are_probabilities(scores: Doubles) -> bool:
+    """Whether every row is non-negative and sums to one."""
+    return bool(scores.size and scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-3))
+
+
+@dataclass
+class _Sums:
+    """What is kept of one output: one number of each kind a sample."""
+
+    shape: tuple[int, ...] = ()
+    signal: list[float] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+    product: float = 0.0
+    power_after: float = 0.0
+    largest: float = 0.0
+    values: int = 0
+    equal: int = 0
+    integral: bool = False
+    not_compared: int = 0
+
+    def add(self, before: Array, after: Array, samples: int) -> None:
+        if before.shape != after.shape or (not np.issubdtype(before.dtype, np.number) and before.dtype != np.bool_):
+            self.not_compared += samples
+            return
+        self.shape = self.shape or before.shape
+        self.integral = not np.issubdtype(before.dtype, np.floating)
+        for x, y in zip(rows(before, samples), rows(after, samples), strict=True):
+            self._add_row(x.astype(np.float64), y.astype(np.float64))
+
+    def _add_row(self, x: Doubles, y: Doubles) -> None:
+        finite = np.isfinite(x) & np.isfinite(y)
+        if not finite.all():  # a mask of -inf in both is no difference; infinity in one only cannot be measured
+            if not np.array_equal(x[~finite], y[~finite], equal_nan=True):
+                self.not_compared += 1
+                return
+            x, y = x[finite], y[finite]
+        error = y - x
+        self.signal.append(float(x @ x))
+        self.noise.append(float(error @ error))
+        self.product += float(x @ y)
+        self.power_after += float(y @ y)
+        self.largest = max(self.largest, float(np.abs(error).max(initial=0.0)))
+        self.values += x.size
+        self.equal += int((error == 0).sum())
+
+    def result(self, name: str, seed: int) -> OutputFidelity:
+        signal, noise = np.array(self.signal), np.array(self.noise)
+        norms = math.sqrt(float(signal.sum()) * self.power_after)
+        return OutputFidelity(
+            name=name,
+            shape=self.shape,
+            samples=len(signal),
+            sqnr_db=None if self.integral else decibels(float(signal.sum()), float(noise.sum())),
+            sqnr_interval=None if self.integral else bootstrap_sqnr(signal, noise, seed),
+            cosine=min(1.0, max(-1.0, self.product / norms)) if norms > 0 and not self.integral else None,
+            max_abs_error=self.largest,
+            equal_share=self.equal / self.values if self.integral and self.values else None,
+            not_compared=self.not_compared,
+        )
+
+
+@dataclass
+class _Choices:
+    """What is kept of a classifier: five numbers a sample."""
+
+    output: ClassOutput
+    certain: bool | None = None
+    classes: int = 0
+    before: list[int] = field(default_factory=list)
+    after: list[int] = field(default_factory=list)
+    margin: list[float] = field(default_factory=list)
+    divergence: list[float] = field(default_factory=list)
+
+    def add(self, before: Array, after: Array) -> None:
+        x, y = (each.reshape(len(each), -1).astype(np.float64) for each in (before, after))
+        keep: NDArray[np.bool_] = np.asarray(np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1))
+        if keep.any() and self.certain is None:
+            self.certain = are_probabilities(x[keep])
+        self.classes = x.shape[1]
+        x, y = np.where(keep[:, None], x, 0), np.where(keep[:, None], y, 0)
+        p, q = probabilities(x, bool(self.certain)), probabilities(y, bool(self.certain))
+        top = np.partition(p, -2, axis=1)[:, -2:]
+        self.before += np.where(keep, p.argmax(axis=1), -1).tolist()
+        self.after += np.where(keep, q.argmax(axis=1), -1).tolist()
+        self.margin += (top[:, 1] - top[:, 0]).tolist()
+        self.divergence += kl_divergence(p, q).tolist()
+
+    def result(self) -> Decisions | None:
+        chosen = np.array(self.before, np.int64)
+        kept: NDArray[np.bool_] = np.asarray(chosen >= 0)
+        if not kept.any():
+            return None
+        same: NDArray[np.bool_] = np.asarray(chosen[kept] == np.array(self.after, np.int64)[kept], np.bool_)
+        edges = np.linspace(0, 1, 21)
+        margins = np.clip(np.array(self.margin)[kept], 0, 1)
+        return Decisions(
+            output=self.output.name,
+            judged_by=self.output.reason,
+            classes=self.classes,
+            probabilities=bool(self.certain),
+            agreement=wilson(int(same.sum()), len(same)),
+            mean_kl=float(np.array(self.divergence)[kept].mean()),
+            margins=Histogram(
+                edges=tuple(edges.round(3).tolist()),
+                all=tuple(np.histogram(margins, edges)[0].tolist()),
+                flipped=tuple(np.histogram(margins[~same], edges)[0].tolist()),
+            ),
+            distinct_classes=len(set(chosen[kept].tolist())),
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models run on the same samples: every output, and the decisions where there are any."""
+
+    samples: int
+    outputs: tuple[OutputFidelity, ...]
+    decisions: Decisions | None
+    before: tuple[int, ...] = ()  # FP32's first class of each sample, -1 where scores are not finite
+    after: tuple[int, ...] = ()
+
+
+def compare(
+    float32: ModelProto, int8: ModelProto, feeds: Iterable[Feeds], *, seed: int = 0, threads: int = 1
+) -> Comparison:
+    """Both models ran on every feed, batch by batch; outputs are matched by name."""
+    before, after = open_session(float32, threads), open_session(int8, threads)
+    names = output_names(before)
+    sums = {name: _Sums() for name in names}
+    found = class_output(Graph(float32))
+    choices = None if found is None else _Choices(found)
+    samples = 0
+    for feed, count in split(before, feeds):
+        expected: Sequence[object] = before.run(names, feed)
+        actual: Sequence[object] = after.run(names, feed)
+        samples += count
+        for name, x, y in zip(names, expected, actual, strict=True):
+            if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+                sums[name].add(x, y, count)
+                if choices is not None and name == choices.output.name:
+                    choices.add(x, y)
+            else:
+                sums[name].not_compared += count
+    outputs = tuple(sums[name].result(name, seed) for name in names)
+    decisions = None if choices is None else choices.result()
+    drawn = (tuple(choices.before), tuple(choices.after)) if choices is not None else ((), ())
+    return Comparison(samples, outputs, decisions, *drawn)
+
+
+def measure_fidelity(
+    float32: ModelProto, int8: ModelProto, feeds: Iterable[Feeds], distribution: str, *, seed: int = 0, threads: int = 1
+) -> Fidelity:
+    """The fidelity section; ``distribution`` says in words what the feeds, unseen in calibration, were drawn from."""
+    started = time.monotonic()
+    compared = compare(float32, int8, feeds, seed=seed, threads=threads)
+    return Fidelity(
+        distribution=distribution,
+        samples=compared.samples,
+        outputs=compared.outputs,
+        decisions=compared.decisions,
+        seconds=time.monotonic() - started,
+    )

@@ -1,0 +1,65 @@
+"""The measuring stage: everything the report says about the INT8 model beyond how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from converter.errors import VerificationFailed
+from converter.evaluation.ablation import contributions
+from converter.evaluation.fidelity import measure_fidelity
+from converter.evaluation.kernels import count_kernels
+from converter.evaluation.latency import measure_latency
+from converter.evaluation.layers import layer_fidelity
+from converter.evaluation.prediction import load_measurements, predict
+from converter.evaluation.validation import measure_validation
+from converter.inputs.task import Task
+from converter.options import Options
+from converter.quantization.stage import Integers
+from converter.report import Fidelity, Kernels, Latency, Layer, Prediction, Validation
+from converter.synthesis import Synthesis, batches
+
+__all__ = ["Measured", "measure"]
+
+BATCH = 8
+LAYER_BATCHES = 1  # that per-layer noise is measured on
+LATENCY_SECONDS = 1.0
+ABLATION_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of an INT8 model beside its FP32 original."""
+
+    fidelity: Fidelity
+    predicted: Prediction | None
+    validation: Validation | None
+    layers: tuple[Layer, ...]
+    kernels: Kernels
+    latency: Latency
+    shares: Mapping[str, float]
+
+
+def measure(original: ModelProto, task: Task, samples: Synthesis, integers: Integers, options: Options) -> Measured:
+    """Fidelity on held-out samples, validation, layers, kernels and latency of the INT8 model.
+
+    Raises VerificationFailed for an INT8 model that does not run.
+    """
+    feeds = list(batches(task.plans, samples.held_out, BATCH))
+    int8, data, threads = integers.model, task.validation, options.threads
+    try:
+        fidelity = measure_fidelity(original, int8, feeds, samples.distribution, seed=options.seed, threads=threads)
+    except Exception as problem:  # boundary: onnxruntime's exceptions share no narrower base
+        raise VerificationFailed(f"onnxruntime does not run the INT8 model: {problem}") from problem
+    single = next(iter(batches(task.plans, samples.held_out, 1)))
+    return Measured(
+        fidelity,
+        predict(fidelity.decisions, load_measurements()),
+        None if data is None else measure_validation(data, original, int8, threads=threads, seed=options.seed),
+        layer_fidelity(integers.float32, int8, feeds[:LAYER_BATCHES], threads=threads),
+        count_kernels(task.model, int8, threads),
+        measure_latency(original, int8, single, threads=threads, seconds=LATENCY_SECONDS),
+        contributions(integers.float32, int8, single, seconds=ABLATION_SECONDS, threads=threads),
+    )

@@ -1,0 +1,1 @@
+"""Ranges, placement, rounding and bits decided, and the integer model written."""

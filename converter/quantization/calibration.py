@@ -1,0 +1,176 @@
+"""Ranges of activations, observed in a stream: memory does not grow with the number of samples.
+
+The samples reach onnxruntime's quantizer and our observers through the same ``CalibrationDataReader``. Each tensor
+keeps a histogram of 2,048 bins whose width doubles when a value falls outside, which never loses a count, besides its
+extremes in all and per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader
+from torch import Tensor
+
+from converter.quantization.qdq_writer import Range
+from converter.reconstruction import Reconstruction
+
+__all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe", "tensors"]
+
+Feeds = dict[str, NDArray[Any]]
+BINS = 2048
+MOVING_SHARE = 0.1  # of a new batch in a moving average
+
+
+class RangeRule(StrEnum):
+    """How a range is taken from what was observed."""
+
+    MINMAX = "min/max"
+    MOVING = "moving average of min/max"
+    PERCENTILE = "99.99 percentile"
+    MSE = "least squared error"
+
+
+class SampleReader(CalibrationDataReader):  # type: ignore[misc]
+    """Yields calibration samples as batches of ready network inputs, and again from the start after ``rewind``."""
+
+    def __init__(self, samples: Feeds, batch: Sequence[str], size: int = 8) -> None:
+        self._samples, self._batch, self._size = samples, tuple(batch), size
+        self._count = len(samples[self._batch[0]]) if self._batch else 1
+        self._next = 0
+
+    def get_next(self) -> Feeds | None:
+        """The next batch, or None at the end."""
+        if self._next >= self._count:
+            return None
+        part = slice(self._next, self._next + self._size)
+        self._next += self._size
+        return {name: value[part] if name in self._batch else value for name, value in self._samples.items()}
+
+    def rewind(self) -> None:
+        """Starts over."""
+        self._next = 0
+
+    def __iter__(self) -> Iterator[Feeds]:
+        self.rewind()
+        while (feeds := self.get_next()) is not None:
+            yield feeds
+
+
+@dataclass
+class Observer:
+    """What one tensor's values looked like so far."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    moving: tuple[float, float] | None = None
+    width: float = 0.0  # of a bin
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))  # bins around zero
+
+    def update(self, values: Tensor) -> None:
+        """Takes in one batch; values that are not finite, such as a mask's, are left out."""
+        flat = values.detach().reshape(-1)
+        if flat.numel() == 0:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        if not np.isfinite(low) or not np.isfinite(high):
+            self.update(flat[flat.isfinite()])
+            return
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        before = self.moving or (low, high)
+        self.moving = (
+            before[0] + MOVING_SHARE * (low - before[0]),
+            before[1] + MOVING_SHARE * (high - before[1]),
+        )
+        reach = max(abs(low), abs(high), 1e-12)
+        if self.width == 0.0:
+            self.width = reach * 1.0001 / BINS
+        while reach >= self.width * BINS:
+            self._widen()
+        counts = torch.histc(flat.float(), 2 * BINS, -self.width * BINS, self.width * BINS)
+        self.counts += counts.numpy().astype(np.int64)
+
+    def _widen(self) -> None:
+        """Doubles the bins' width by merging neighbours away from zero."""
+        pairs = self.counts.reshape(-1, 2).sum(1)
+        self.counts[:] = 0
+        self.counts[BINS // 2 : BINS // 2 + BINS] = pairs
+        self.width *= 2
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """The middle of each bin."""
+        return np.asarray((np.arange(2 * BINS) - BINS + 0.5) * self.width, np.float64)
+
+    def range(self, rule: RangeRule, levels: int = 256) -> Range:
+        """The range by ``rule``, with zero in it."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        if not np.isfinite(low + high) or self.counts.sum() == 0:
+            return Range(0.0, 0.0, "never observed", levels)
+        match rule:
+            case RangeRule.MOVING if self.moving is not None:
+                low, high = min(self.moving[0], 0.0), max(self.moving[1], 0.0)
+            case RangeRule.PERCENTILE:
+                low, high = self._percentile(0.9999)
+            case RangeRule.MSE:
+                low, high = self._least_error(levels)
+        return Range(low, high, str(rule), levels)
+
+    def _percentile(self, share: float) -> tuple[float, float]:
+        cumulated = np.cumsum(self.counts) / self.counts.sum()
+        centres = self.centres
+        tail = (1 - share) / 2
+        low = centres[min(int(np.searchsorted(cumulated, tail)), len(centres) - 1)]
+        high = centres[min(int(np.searchsorted(cumulated, 1 - tail)), len(centres) - 1)]
+        return max(min(float(low), 0.0), min(self.low, 0.0)), min(max(float(high), 0.0), max(self.high, 0.0))
+
+    def _least_error(self, levels: int) -> tuple[float, float]:
+        """The shrunken range of least squared rounding plus clipping error over the histogram."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        filled = self.counts > 0
+        centres, counts = self.centres[filled], self.counts[filled]
+        best = (np.inf, low, high)
+        for shrink in np.linspace(1.0, 0.3, 36):
+            a, b = low * shrink, high * shrink
+            step = max((b - a) / (levels - 1), 1e-12)
+            clipped = np.clip(centres, a, b)
+            outside = (centres - clipped) ** 2
+            error = float((counts * np.where(outside > 0, outside, step**2 / 12)).sum())
+            if error < best[0]:
+                best = (error, a, b)
+        return best[1], best[2]
+
+
+def tensors(feeds: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """The feeds as torch tensors that share their memory where numpy allows it."""
+    return {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in feeds.items()}
+
+
+def observe(
+    network: Reconstruction,
+    names: Iterable[str],
+    reader: Iterable[Feeds],
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, Observer]:
+    """What each named tensor looks like over all batches of the reader."""
+    observers = {name: Observer() for name in names}
+
+    def watch(observer: Observer) -> Callable[[Tensor], Tensor]:
+        def look(values: Tensor) -> Tensor:
+            observer.update(values)
+            return values
+
+        return look
+
+    hooks = {name: watch(observer) for name, observer in observers.items()}
+    with torch.no_grad():
+        for feeds in reader:
+            network.run(tensors(feeds), [*observers], edit=hooks)
+    progress(1.0)
+    return observers

@@ -1,0 +1,90 @@
+"""Residual streams that come from a float layer are brought to onnxruntime's integer layout once, not in every block.
+
+onnxruntime's integer convolutions read and write channels-last tensors. Its optimizer carries that layout through a sum
+only if both terms have it already; a stream from a float layer has not, and then every block that follows transposes
+twice: a tenth of ResNet-56's time (tests/bench/RESULTS.md). A depthwise convolution of 1x1 with weights of one, exact
+on codes, is the cheapest operator that hands its input on in that layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from converter.graph import Graph
+from converter.quantization.placement import MERGED
+from converter.quantization.qdq_writer import Plan, WeightGrid
+
+__all__ = ["keep_channels_last"]
+
+LARGEST_CODE = 127
+
+
+def keep_channels_last(model: ModelProto, plan: Plan) -> tuple[ModelProto, Plan]:
+    """The model and its plan with an identity convolution wherever an integer sum reads what a float layer wrote."""
+    graph = Graph(model)
+    entering = [
+        (node, index)
+        for node in graph.nodes
+        if node.op_type == "Add" and node.name in plan.nodes
+        for index, tensor in enumerate(node.input)
+        if _enters(tensor, graph, plan) and _channels_last(node.input[1 - index], graph, plan)
+    ]
+    if not entering:
+        return model, plan
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    sums = {node.name: node for node in changed.graph.node}
+    made: dict[str, NodeProto] = {}
+    weights, ranges = dict(plan.weights), dict(plan.ranges)
+    for node, index in entering:
+        tensor = node.input[index]
+        identity = made.setdefault(tensor, _identity(tensor))
+        channels = int((graph.shapes[tensor] or ())[1])  # type: ignore[arg-type]  # _enters saw that it is a number
+        weights[identity.input[1]] = WeightGrid(np.full(channels, 1 / LARGEST_CODE, np.float32), 0)
+        ranges[identity.output[0]] = plan.ranges[tensor]
+        sums[node.name].input[index] = identity.output[0]
+        ones = np.ones((channels, 1, 1, 1), np.float32)
+        identity.attribute.append(helper.make_attribute("group", channels))
+        changed.graph.initializer.append(numpy_helper.from_array(ones, identity.input[1]))
+    nodes = list(changed.graph.node)
+    for identity in made.values():
+        reader = min(nodes.index(sums[node.name]) for node, index in entering if node.input[index] == identity.input[0])
+        nodes.insert(reader, identity)
+    ordered = [_copy(node) for node in nodes]
+    del changed.graph.node[:]
+    changed.graph.node.extend(ordered)
+    names = plan.nodes | {identity.name for identity in made.values()}
+    return changed, replace(plan, nodes=names, weights=weights, ranges=ranges)
+
+
+def _enters(tensor: str, graph: Graph, plan: Plan) -> bool:
+    """Whether a picture-like tensor with a known number of channels goes from float into the integers here.
+
+    Not into 4 bits: onnxruntime has no integer kernels for those.
+    """
+    shape, producer, rounded = graph.shapes.get(tensor), graph.producer(tensor), plan.ranges.get(tensor)
+    known = shape is not None and len(shape) == 4 and isinstance(shape[1], int)
+    eight_bit = rounded is not None and rounded.levels == 256
+    return known and eight_bit and producer is not None and producer.name not in plan.nodes
+
+
+def _channels_last(tensor: str, graph: Graph, plan: Plan) -> bool:
+    """Whether an integer convolution writes the tensor, so that it has the layout already."""
+    producer = graph.producer(tensor)
+    if producer is not None and producer.op_type in MERGED:
+        producer = graph.producer(producer.input[0])
+    return producer is not None and producer.op_type == "Conv" and producer.name in plan.nodes
+
+
+def _identity(tensor: str) -> NodeProto:
+    name = f"{tensor}_channels_last"
+    return helper.make_node("Conv", [tensor, f"{name}_ones"], [name], name, kernel_shape=[1, 1])
+
+
+def _copy(node: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy

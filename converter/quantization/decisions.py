@@ -1,0 +1,276 @@
+"""All that is decided about the integer model before onnxruntime writes it: ranges, float nodes, weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+from onnx import ModelProto
+from torch import Tensor
+
+from converter.graph import Graph, attribute, multiply_adds
+from converter.inputs.plans import Feeds
+from converter.options import Method, Options, Precision, Step
+from converter.process_memory import return_freed_memory
+from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
+from converter.quantization.block_reconstruction import affordable_steps, reconstruct_blocks
+from converter.quantization.calibration import Observer, RangeRule, observe, tensors
+from converter.quantization.channels_last import keep_channels_last
+from converter.quantization.correction import Correction, Settings, apply_correction, correct
+from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
+from converter.quantization.float_fallback import FEW_WEIGHTS, choose_precision
+from converter.quantization.joined_ranges import join_ranges
+from converter.quantization.placement import Placement, place, quantized_tensors
+from converter.quantization.qdq_writer import Plan, Range
+from converter.quantization.sensitivity import measure_damage
+from converter.reconstruction import Reconstruction, reconstruct
+from converter.report import StepTaken
+
+__all__ = ["Optimized", "optimize", "sizes"]
+
+EQUALIZED = 32  # samples that tell each channel's range
+BLOCKS_SHARE = 0.4  # of the time budget that GENIE-M may take
+MOST_FITTED = 128  # samples the weights are fitted on, however many calibrate the ranges
+STREAM_BYTES = 96e6  # that the largest tensor may take for all samples the weights are fitted on
+PIECE_BYTES = 12e6  # that the largest tensor may take for the samples that go through a layer at a time
+JUDGED_BYTES = 128e6  # of activations that one backward pass may keep
+JUDGED = 8  # samples whose gradients weigh the damage
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """The equalized float model, the same with rounded weights and corrected biases, the plan, and the reasons."""
+
+    float32: ModelProto
+    model: ModelProto
+    plan: Plan
+    placement: Placement
+    damage: Mapping[str, float]
+    correction: Correction
+    observed: Mapping[str, Observer]
+    steps: Sequence[StepTaken]
+    widths: Widths
+
+
+def optimize(
+    model: ModelProto,
+    network: Reconstruction,
+    graph: Graph,
+    calibration: Sequence[Feeds],
+    options: Options,
+    progress: Callable[[float, str], None],
+    stated: Mapping[str, Range] = MappingProxyType({}),
+    kept_float: Mapping[str, str] = MappingProxyType({}),
+    margin: float = 1.0,
+) -> Optimized:
+    """The plan of the integer model, from batches of calibration inputs; ``stated`` ranges need no looking.
+
+    ``kept_float`` are nodes that stay in float for the reason given, whatever is measured; ``margin`` is by how much
+    the range of an 8-bit activation exceeds the best one for the samples.
+    """
+    elements = sizes(network, graph, calibration[0])
+    everything = place(graph, kept_float)
+    shared = quantized_tensors(graph, everything.nodes)
+    equalized = None
+    if kinds := _equalized_kinds(options, graph):
+        equalized = equalize(model, network, graph, shared, _first(calibration, EQUALIZED), kinds)
+        model = equalized.model
+        graph, network = Graph(model), reconstruct(model)
+    providers = sorted(set(shared.values()))
+    observed = observe(network, providers, calibration)
+    progress(0.25, "ranges observed")
+    rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
+    coarse = coarse_activations(graph, everything.nodes, shared) if options.precision is Precision.W4A4 else frozenset()
+    margin = 1.0 if rule is RangeRule.MINMAX else margin
+    ranges = {
+        name: _stated_bounds(
+            name, graph, observed[name].range(rule, 16) if name in coarse else observed[name].range(rule).scaled(margin)
+        )
+        for name in providers
+    }
+    ranges |= {name: each for name, each in stated.items() if name in ranges}
+    ranges = join_ranges(graph, everything.nodes, shared, ranges)
+    judged_together = max(int(JUDGED_BYTES / (4 * max(sum(elements.values()), 1))), 1)
+    judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, judged_together)]
+    damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
+    progress(0.5, "damage of each rounding measured")
+    harm = {name: damage[source] for name, source in shared.items()}
+    few = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
+    placement = (
+        everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, kept_float, few)
+    )
+    rounded = quantized_tensors(graph, placement.nodes)
+    chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
+    settings = Settings(Step.ROUNDING not in options.skip, Step.BIAS_CORRECTION not in options.skip)
+    fitted = min(max(int(STREAM_BYTES / (4 * max(elements.values(), default=1))), JUDGED), MOST_FITTED)
+    together = max(int(PIECE_BYTES / (4 * max(elements.values(), default=1))), 1)
+    batches = [tensors(part) for feeds in _first(calibration, fitted) for part in _parts(feeds, together)]
+    widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
+    return_freed_memory()
+    progress(0.6, "bits of the weights settled")
+    settings = replace(settings, bits=widths.bits)
+
+    def advance(share: float) -> None:
+        progress(0.6 + 0.4 * share, "weights rounded and biases corrected")
+
+    if options.method is Method.GENIE and settings.compensate:
+        macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
+        size = max(len(value) if value.dim() else 1 for value in batches[0].values())
+        rounds = affordable_steps(macs, size, len(placement.nodes), options.time_budget * BLOCKS_SHARE)
+        correction = reconstruct_blocks(
+            network, graph, placement.nodes, chosen, batches, settings.bits, rounds, options.seed, advance
+        )
+    else:
+        correction = correct(network, graph, placement.nodes, chosen, batches, settings, advance)
+    plan = Plan(placement.nodes, chosen, correction.grids, options.target)
+    rounded_model, plan = keep_channels_last(apply_correction(model, correction), plan)
+    steps = _steps_taken(options, equalized, placement, everything, harm, correction)
+    steps += widths.steps
+    return Optimized(model, rounded_model, plan, placement, damage, correction, observed, steps, widths)
+
+
+def _steps_taken(
+    options: Options,
+    equalized: Equalization | None,
+    placement: Placement,
+    everything: Placement,
+    harm: Mapping[str, float],
+    correction: Correction,
+) -> list[StepTaken]:
+    """The report's list of steps, each with the effect that was measured while it was taken."""
+    taken = []
+    if equalized is not None:
+        taken.append(
+            StepTaken(
+                name=Step.MIGRATION if options.precision is Precision.INT8 else Step.EQUALIZATION,
+                applied=equalized.channels > 0,
+                sentence=f"{equalized.channels} channels of {equalized.layers} layers brought to one range, "
+                "the function unchanged.",
+            )
+        )
+    floats = sorted(everything.nodes - placement.nodes)
+    if Step.FLOAT_FALLBACK not in options.skip:
+        taken.append(
+            StepTaken(
+                name=Step.FLOAT_FALLBACK,
+                applied=bool(floats),
+                sentence=f"{len(floats)} nodes left in float, where integers cost most and save least.",
+                measure="estimated damage to the outputs by rounding activations",
+                before=_damage(everything, harm),
+                after=_damage(placement, harm),
+                unit="relative squared error",
+            )
+        )
+    before = sum(each.nearest_error for each in correction.changes)
+    after = sum(each.error for each in correction.changes)
+    count = max(len(correction.changes), 1)
+    for step, applied, words in (
+        (
+            Step.ROUNDING,
+            Step.ROUNDING not in options.skip,
+            "Weights rounded so that errors compensate within each layer.",
+        ),
+        (
+            Step.BIAS_CORRECTION,
+            bool(correction.biases),
+            f"Biases of {len(correction.biases)} layers took up the mean error.",
+        ),
+    ):
+        taken.append(
+            StepTaken(
+                name=step,
+                applied=applied,
+                sentence=words,
+                measure="mean error of the layers' outputs, rounding and bias correction together",
+                before=before / count,
+                after=after / count,
+                unit="relative squared error",
+            )
+        )
+    return taken
+
+
+def _damage(placement: Placement, harm: Mapping[str, float]) -> float:
+    return sum(each for name, each in harm.items() if name in placement.rounded)
+
+
+def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]:
+    """The number of elements of every float tensor of the main graph for one sample."""
+    found: dict[str, int] = {}
+
+    def look(name: str) -> Callable[[Tensor], Tensor]:
+        def note(value: Tensor) -> Tensor:
+            found[name] = value.numel() // max(value.shape[0] if value.dim() else 1, 1)
+            return value
+
+        return note
+
+    names = [name for node in graph.nodes for name in node.output if name]
+    with torch.no_grad():
+        network.run(
+            tensors(feeds),
+            names[-1:] + [each.name for each in graph.outputs],
+            edit={name: look(name) for name in names},
+        )
+    return found
+
+
+def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
+    """What fits activations' codes better and weights' codes worse: layers at 4-bit activations, normalizations unless
+    weights alone have 4 bits.
+
+    Weights of 4 bits suffer most: at the mixed precision equalized layers cost SqueezeNet 2.9 points of agreement and
+    five small classifiers 0.8, normalizations cost ViT 2.3. At 8 bits equalized layers fill every channel's range up to
+    what the samples showed, and real inputs show more: 5 points on SqueezeNet (tests/bench/RESULTS.md).
+    """
+    if options.precision in (Precision.W4A8, Precision.MIXED):
+        return frozenset()
+    scaled = any(node.op_type in ("LayerNormalization", "Mul") for node in graph.nodes)
+    kinds = NORMALIZATIONS if scaled and Step.MIGRATION not in options.skip else frozenset[str]()
+    wanted = options.precision is Precision.W4A4 and Step.EQUALIZATION not in options.skip
+    return kinds | LAYERS if wanted else kinds
+
+
+def _judged_outputs(graph: Graph) -> list[str]:
+    """The outputs that damage is measured at: scores before their softmax or sigmoid, whose saturation hides damage."""
+    names = []
+    for output in graph.outputs:
+        node = graph.producer(output.name)
+        saturating = node is not None and node.op_type in ("Softmax", "Sigmoid", "LogSoftmax", "ArgMax")
+        names.append(node.input[0] if saturating and node is not None else output.name)
+    return names
+
+
+def _first(calibration: Sequence[Feeds], samples: int) -> list[Feeds]:
+    """The first batches with about that many samples, spread over all of them."""
+    size = max((len(value) for value in calibration[0].values() if value.ndim), default=1)
+    wanted = max(samples // max(size, 1), 1)
+    stride = max(len(calibration) // wanted, 1)
+    return list(calibration[::stride][:wanted])
+
+
+def _parts(feeds: Feeds, together: int) -> list[Feeds]:
+    """A batch in parts of at most ``together`` samples, whole where some input has no batch axis in front."""
+    sizes = {len(value) if value.ndim else 0 for value in feeds.values()}
+    if len(sizes) != 1 or max(sizes) <= together:
+        return [feeds]
+    starts = range(0, max(sizes), together)
+    return [{name: value[start : start + together] for name, value in feeds.items()} for start in starts]
+
+
+def _stated_bounds(name: str, graph: Graph, observed: Range) -> Range:
+    """The bounds that the graph itself states for a tensor, else what was observed."""
+    node = graph.producer(name)
+    if node is None:
+        return observed
+    if node.op_type in ("Sigmoid", "Softmax", "HardSigmoid"):
+        return Range(0.0, 1.0, "stated by the graph", observed.levels)
+    if node.op_type == "Clip" and observed.levels == 256:
+        bounds = [graph.initializers.get(each) if each else None for each in (*node.input[1:3], "", "")[:2]]
+        low = float(bounds[0].item()) if bounds[0] is not None else float(attribute(node, "min", -torch.inf))
+        high = float(bounds[1].item()) if bounds[1] is not None else float(attribute(node, "max", torch.inf))
+        if observed.high > high / 2 and high != torch.inf:  # an activation that never nears its bound would waste codes
+            return Range(max(low, min(observed.low, 0.0)), high, "stated by the graph")
+    return observed

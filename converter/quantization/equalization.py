@@ -1,0 +1,395 @@
+"""Channels of one tensor brought to one range, without changing the float function.
+
+One step size serves a whole activation tensor, so a channel that uses a quarter of its range is rounded four times too
+coarsely. Where a channel is only ever scaled, moved, added to its like or rectified between the layer that makes it and
+the layers that read it, it can be made s times larger by the one and taken s times less by the others. That is
+cross-layer equalization (Nagel et al. 2019, eq. 7-11) over whole residual streams and depthwise layers, with the scales
+of SmoothQuant (Xiao et al. 2023, eq. 4) at its alpha of 1/2, so that activations and weights share the difficulty.
+LayerNormalization's scale makes channels as a layer does, which is SmoothQuant's own case.
+
+Which channels belong together is found by sending channel numbers through the graph: a node that only moves data is run
+on the numbers themselves, so shuffles, splits and concatenations need no rules of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, numpy_helper
+from torch import Tensor
+
+from converter.graph import Array, Graph, attribute, weight_of
+from converter.inputs.plans import Feeds
+from converter.quantization.calibration import tensors
+from converter.reconstruction import Reconstruction
+
+__all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "equalize"]
+
+MOVING = frozenset(
+    {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Concat"}
+    | {"Identity", "DepthToSpace", "SpaceToDepth", "Expand"}
+)
+SPATIAL = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
+POINTWISE = frozenset({"Relu", "LeakyRelu", "Identity"})
+LAYERS = frozenset({"layer"})
+NORMALIZATIONS = frozenset({"norm", "scale"})
+MOST = 8.0  # a channel is enlarged by; beyond, it is nearly dead and its weights would dwarf the others'
+STRENGTH = 0.5  # exponent of the wanted scale
+Numbers = NDArray[np.int64]
+
+
+@dataclass
+class Equalization:
+    """The model with equalized channels and how many channels of how many layers were scaled."""
+
+    model: ModelProto
+    channels: int
+    layers: int
+    largest: float
+
+
+@dataclass
+class _Channels:
+    """Classes of channels that must be scaled alike (union-find over channel numbers), some of them fixed at 1."""
+
+    parents: list[int] = field(default_factory=list)
+    fixed: set[int] = field(default_factory=set)
+
+    def fresh(self, count: int) -> Numbers:
+        start = len(self.parents)
+        self.parents.extend(range(start, start + count))
+        return np.arange(start, start + count, dtype=np.int64)
+
+    def root(self, number: int) -> int:
+        while self.parents[number] != number:
+            self.parents[number] = self.parents[self.parents[number]]
+            number = self.parents[number]
+        return number
+
+    def join(self, one: Iterable[int], other: Iterable[int]) -> None:
+        for a, b in set(zip(one, other, strict=True)):
+            first, second = self.root(a), self.root(b)
+            if first != second:
+                self.parents[max(first, second)] = min(first, second)
+                if max(first, second) in self.fixed:
+                    self.fixed.add(min(first, second))
+
+    def fix(self, numbers: Iterable[int]) -> None:
+        self.fixed.update(self.root(int(number)) for number in set(numbers))
+
+    def is_fixed(self, number: int) -> bool:
+        return self.root(number) in self.fixed
+
+
+@dataclass
+class _Labels:
+    """The channel number of every element of every tensor, for one sample."""
+
+    channels: _Channels = field(default_factory=_Channels)
+    numbers: dict[str, Tensor] = field(default_factory=dict)  # float64 tensors holding whole numbers
+
+    def of(self, name: str) -> Numbers:
+        return np.unique(self.numbers[name].numpy()).astype(np.int64)
+
+    def fix(self, name: str) -> None:
+        if name in self.numbers:
+            self.channels.fix(self.of(name).tolist())
+
+    def along(self, name: str, axis: int) -> Numbers | None:
+        """[C]: the number of each channel along ``axis``, or None where a channel mixes several."""
+        value = self.numbers[name]
+        if axis >= value.dim():
+            return None
+        rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)
+        if rows.shape[1] == 0 or not bool((rows == rows[:, :1]).all()):
+            return None
+        return rows[:, 0].numpy().astype(np.int64)
+
+
+def equalize(
+    model: ModelProto,
+    network: Reconstruction,
+    graph: Graph,
+    rounded: Iterable[str],
+    calibration: Iterable[Feeds],
+    kinds: frozenset[str],
+) -> Equalization:
+    """The model with the channels of its ``rounded`` tensors equalized as far as the graph allows.
+
+    ``kinds`` says which makers of channels may be scaled: LAYERS, NORMALIZATIONS or both.
+    """
+    batches = list(calibration)
+    shapes = _shapes(network, graph, batches[0])
+    labels = _Labels()
+    made: dict[str, tuple[str, Numbers]] = {}  # node -> kind, numbers of the channels it makes
+    read: dict[str, Numbers] = {}  # node -> numbers of the channels that its weight reads
+    for name in (each.name for each in graph.inputs):
+        _label_fresh(labels, name, shapes, fixed=True)
+    for node in graph.nodes:
+        _follow(node, graph, network, shapes, labels, made, read)
+    for output in graph.outputs:
+        labels.fix(output.name)
+    movable = {labels.channels.root(int(each)) for kind, numbers in made.values() if kind in kinds for each in numbers}
+    scales = _scales(network, graph, labels, [name for name in rounded if name in labels.numbers], batches)
+    scales = {root: scale for root, scale in scales.items() if root in movable}
+    return _rescale(model, graph, labels.channels, made, read, scales)
+
+
+def _shapes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, torch.Size]:
+    found: dict[str, torch.Size] = {}
+
+    def look(name: str) -> Callable[[Tensor], Tensor]:
+        def note(value: Tensor) -> Tensor:
+            if isinstance(value, Tensor) and value.is_floating_point():
+                found[name] = value.shape
+            return value
+
+        return note
+
+    names = [name for node in graph.nodes for name in node.output if name] + [each.name for each in graph.inputs]
+    with torch.no_grad():
+        network.run(tensors(feeds), [each.name for each in graph.outputs], edit={name: look(name) for name in names})
+    return found
+
+
+def _label_fresh(
+    labels: _Labels, name: str, shapes: Mapping[str, torch.Size], fixed: bool, axis: int | None = None
+) -> Numbers:
+    shape = shapes.get(name)
+    if shape is None:
+        return np.empty(0, np.int64)
+    axis = (1 if len(shape) >= 3 else -1) if axis is None else axis
+    count = shape[axis] if shape else 1
+    numbers = labels.channels.fresh(count)
+    view = [count if each == axis % max(len(shape), 1) else 1 for each in range(len(shape))]
+    labels.numbers[name] = torch.from_numpy(numbers.astype(np.float64)).reshape(view).expand(shape)
+    if fixed:
+        labels.channels.fix(numbers.tolist())
+    return numbers
+
+
+def _follow(
+    node: NodeProto,
+    graph: Graph,
+    network: Reconstruction,
+    shapes: Mapping[str, torch.Size],
+    labels: _Labels,
+    made: dict[str, tuple[str, Numbers]],
+    read: dict[str, Numbers],
+) -> None:
+    """Numbers the channels of a node's outputs, and fixes those that the node does not let through."""
+    data = [name for name in node.input if name in labels.numbers]
+    if _follow_layer(node, graph, shapes, labels, made, read):
+        return
+    if node.op_type in POINTWISE and data:
+        labels.numbers[node.output[0]] = labels.numbers[data[0]]
+        return
+    if node.op_type in SPATIAL and data and node.output[0] in shapes:
+        numbers = labels.along(data[0], 1)
+        if numbers is not None:
+            view = [-1 if each == 1 else 1 for each in range(len(shapes[node.output[0]]))]
+            held = torch.from_numpy(numbers.astype(np.float64)).reshape(view)
+            labels.numbers[node.output[0]] = held.expand(shapes[node.output[0]])
+            return
+    if node.op_type in MOVING and data and _all_numbered(node, shapes, labels):
+        outputs = [name for name in node.output if name]
+        with torch.no_grad():
+            moved = network.run({name: labels.numbers[name].contiguous() for name in data}, outputs)
+        if all(isinstance(value, Tensor) and value.shape == shapes.get(name) for name, value in moved.items()):
+            labels.numbers.update(moved)
+            return
+    if node.op_type == "Add" and len(data) == 2 and shapes.get(data[0]) == shapes.get(data[1]):
+        one, other = (labels.numbers[name].reshape(-1).numpy().astype(np.int64) for name in data)
+        pairs = np.unique(np.stack([one, other], 1), axis=0)
+        labels.channels.join(pairs[:, 0].tolist(), pairs[:, 1].tolist())
+        labels.numbers[node.output[0]] = labels.numbers[data[0]]
+        return
+    if node.op_type == "Mul" and len(data) == 2 and _gated(node, data, shapes, labels):
+        return
+    for name in data:
+        labels.fix(name)
+    for name in node.output:
+        if name:
+            _label_fresh(labels, name, shapes, fixed=True)
+
+
+def _all_numbered(node: NodeProto, shapes: Mapping[str, torch.Size], labels: _Labels) -> bool:
+    """Whether every float tensor that the node moves has numbers; a constant that joins a concatenation has none."""
+    needed = list(node.input) if node.op_type == "Concat" else [name for name in node.input if name in shapes]
+    return all(name in labels.numbers for name in needed)
+
+
+def _gated(node: NodeProto, data: list[str], shapes: Mapping[str, torch.Size], labels: _Labels) -> bool:
+    """A product scales with either factor: the one that is free carries the channels, the gate stays fixed."""
+    for carrier, gate in (data, data[::-1]):
+        free = not all(labels.channels.is_fixed(int(number)) for number in labels.of(carrier))
+        if (
+            free
+            and shapes.get(carrier) == shapes.get(node.output[0])
+            and not set(labels.of(carrier)) & set(labels.of(gate))
+        ):
+            labels.fix(gate)
+            labels.numbers[node.output[0]] = labels.numbers[carrier]
+            return True
+    return False
+
+
+def _follow_layer(
+    node: NodeProto,
+    graph: Graph,
+    shapes: Mapping[str, torch.Size],
+    labels: _Labels,
+    made: dict[str, tuple[str, Numbers]],
+    read: dict[str, Numbers],
+) -> bool:
+    """Whether the node makes new channels: a weighted layer, or a normalization with a constant scale."""
+    found = weight_of(node, graph)
+    if found is not None and _alone(node.input[1:], graph) and node.input[0] in labels.numbers:
+        reads = labels.along(node.input[0], 1 if node.op_type == "Conv" else -1)
+        if reads is None:
+            labels.fix(node.input[0])
+        else:
+            read[node.name] = reads
+        axis = 1 if node.op_type == "Conv" else -1
+        made[node.name] = ("layer", _label_fresh(labels, node.output[0], shapes, fixed=False, axis=axis))
+        if node.op_type == "Conv" and any(node.input[2:]) and node.input[2] not in graph.initializers:
+            labels.fix(node.output[0])
+        return True
+    if node.op_type == "LayerNormalization" and _alone(node.input[1:], graph) and node.input[1] in graph.initializers:
+        labels.fix(node.input[0])
+        if graph.initializers[node.input[1]].ndim == 1:
+            made[node.name] = ("norm", _label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
+            return True
+    if node.op_type == "Mul":
+        constant = [name for name in node.input if name in graph.initializers]
+        if len(constant) == 1 and _alone(constant, graph) and graph.initializers[constant[0]].ndim == 1:
+            other = next(name for name in node.input if name not in graph.initializers)
+            shape = shapes.get(node.output[0])
+            if shape is not None and shape[-1:] == graph.initializers[constant[0]].shape and len(shape) > 1:
+                labels.fix(other)
+                made[node.name] = ("scale", _label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
+                return True
+    if node.op_type == "Add":  # the bias of a MatMul
+        constant = [name for name in node.input if name in graph.initializers]
+        moving = [name for name in node.input if name in labels.numbers]
+        if (
+            len(constant) == 1
+            and len(moving) == 1
+            and _alone(constant, graph)
+            and graph.initializers[constant[0]].ndim == 1
+        ):
+            numbers = labels.along(moving[0], -1)
+            if numbers is not None and len(numbers) == graph.initializers[constant[0]].size:
+                made[node.name] = ("bias", numbers)
+                labels.numbers[node.output[0]] = labels.numbers[moving[0]]
+                return True
+    return False
+
+
+def _alone(names: Iterable[str], graph: Graph) -> bool:
+    """Whether no other node reads these constants."""
+    return all(not name or len(graph.consumers(name)) == 1 for name in names)
+
+
+def _scales(
+    network: Reconstruction, graph: Graph, labels: _Labels, rounded: list[str], batches: list[Feeds]
+) -> dict[int, float]:
+    """How much each class of channels may grow: until one of its channels fills its tensor's range."""
+    peaks: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[Tensor], Tensor]:
+        def look(value: Tensor) -> Tensor:
+            size = labels.numbers[name].shape
+            axis = 1 if value.dim() >= 3 and len(size) == value.dim() else -1
+            if value.dim() >= 3 and labels.along(name, 1) is None:
+                axis = -1
+            peak = value.abs().movedim(axis, 0).reshape(value.shape[axis], -1).amax(1)
+            peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
+            return value
+
+        return look
+
+    usable = [name for name in rounded if labels.along(name, 1) is not None or labels.along(name, -1) is not None]
+    with torch.no_grad():
+        for feeds in batches:
+            network.run(tensors(feeds), usable, edit={name: watch(name) for name in usable})
+    wanted: dict[int, float] = {}
+    for name in usable:
+        axis = (
+            1 if peaks[name].numel() == labels.numbers[name].shape[1 if labels.numbers[name].dim() > 1 else 0] else -1
+        )
+        numbers = labels.along(name, axis if labels.numbers[name].dim() > 1 else -1)
+        if numbers is None or len(numbers) != peaks[name].numel():
+            labels.fix(name)
+            continue
+        top = float(peaks[name].max())
+        for number, peak in zip(numbers.tolist(), peaks[name].tolist(), strict=True):
+            root = labels.channels.root(number)
+            room = min(top / max(peak, 1e-12), MOST**2) if top > 0 else 1.0
+            wanted[root] = min(wanted.get(root, MOST**2), room)
+    return {
+        root: min(room**STRENGTH, MOST)
+        for root, room in wanted.items()
+        if root not in labels.channels.fixed and room > 1.01
+    }
+
+
+def _rescale(
+    model: ModelProto,
+    graph: Graph,
+    channels: _Channels,
+    made: Mapping[str, tuple[str, Numbers]],
+    read: Mapping[str, Numbers],
+    scales: Mapping[int, float],
+) -> Equalization:
+    def factors(numbers: Numbers) -> NDArray[np.float64]:
+        return np.array([scales.get(channels.root(int(each)), 1.0) for each in numbers], np.float64)
+
+    values: dict[str, Array] = {}
+    touched = 0
+    for node in graph.nodes:
+        kind, numbers = made.get(node.name, ("", np.empty(0, np.int64)))
+        grow, shrink = factors(numbers), factors(read.get(node.name, np.empty(0, np.int64)))
+        if not (grow != 1).any() and not (shrink != 1).any():
+            continue
+        touched += 1
+        if kind == "layer":
+            values |= _rescale_layer(node, graph, grow, shrink)
+        else:  # a normalization's scale and bias, a constant factor, or a MatMul's bias
+            for name in node.input:
+                if name in graph.initializers and graph.initializers[name].size == len(grow):
+                    values[name] = graph.initializers[name] * grow
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(values[tensor.name], np.float32), tensor.name))
+    count = sum(
+        int((factors(numbers) != 1).sum()) for kind, numbers in made.values() if kind in ("layer", "norm", "scale")
+    )
+    return Equalization(changed, count, touched, max(scales.values(), default=1.0))
+
+
+def _rescale_layer(
+    node: NodeProto, graph: Graph, grow: NDArray[np.float64], shrink: NDArray[np.float64]
+) -> dict[str, Array]:
+    """The weight with its output channels ``grow`` times larger and its input channels ``shrink`` times smaller, and
+    its bias.
+    """
+    found = weight_of(node, graph)
+    assert found is not None
+    weight = np.asarray(graph.initializers[found[0]], np.float64)
+    rows = np.moveaxis(weight, found[1], 0)  # [O, I, ...]
+    if shrink.size:
+        groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
+        inputs = shrink.reshape(groups, -1).repeat(rows.shape[0] // groups, axis=0)  # [O, I / groups]
+        rows = rows / inputs.reshape(*inputs.shape, *[1] * (rows.ndim - 2))
+    rows = rows * grow.reshape(-1, *[1] * (rows.ndim - 1))
+    changed = {found[0]: np.moveaxis(rows, 0, found[1])}
+    if len(node.input) > 2 and node.input[2] in graph.initializers:
+        changed[node.input[2]] = graph.initializers[node.input[2]] * grow
+    return changed

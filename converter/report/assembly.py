@@ -1,0 +1,278 @@
+"""The report, put together from what every stage left."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from onnx import ModelProto
+
+from converter.admission import Admitted
+from converter.evaluation.latency import processor
+from converter.evaluation.stage import Measured
+from converter.graph import Value
+from converter.inputs.plans import InputKind, InputPlan
+from converter.inputs.task import Task
+from converter.normalization import Normalized
+from converter.options import Options
+from converter.quantization.stage import Integers
+from converter.report import (
+    Caution,
+    Change,
+    Curve,
+    Environment,
+    Hypothesis,
+    Input,
+    Layer,
+    Model,
+    Report,
+    Size,
+    TensorFact,
+    Timings,
+)
+from converter.report import Synthesis as SynthesisSection
+from converter.synthesis import Synthesis
+
+__all__ = ["Facts", "assemble_report"]
+
+PACKAGES = ("zsq", "onnx", "onnxruntime", "torch", "numpy")
+WORDS = {
+    InputKind.PICTURE: "pictures with the 1/f spectrum of natural images",
+    InputKind.SIGNAL: "signals with a 1/f spectrum and a varying loudness",
+    InputKind.FEATURES: "Gaussian features whose rows share half of their variance",
+    InputKind.TOKENS: "valid tokens, half of the samples with the skewed frequencies of text",
+    InputKind.FLAGS: "all ones",
+    InputKind.STATE: "as the network leaves it after some steps",
+    InputKind.CONSTANT: "one constant",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the pipeline knows beside its stages' values."""
+
+    source: str | Path | bytes | ModelProto
+    started: datetime
+    stages: Mapping[str, float]
+    admitted: Admitted
+    normalized: Normalized
+
+
+def assemble_report(
+    facts: Facts, task: Task, samples: Synthesis, integers: Integers, measured: Measured, options: Options
+) -> Report:
+    """The whole report; its numbers come from the stages, its words from here."""
+    original_bytes = facts.admitted.facts.file_bytes
+    return Report(
+        model=_model(facts, task),
+        options=options.to_dict(),
+        environment=_environment(facts, options),
+        inputs=tuple(_input(plan, facts) for plan in task.plans),
+        synthesis=_synthesis(task, samples, options),
+        quantization=integers.decisions,
+        fidelity=measured.fidelity,
+        predicted=measured.predicted,
+        validation=measured.validation,
+        layers=tuple(_layer(each, integers, measured) for each in measured.layers),
+        kernels=measured.kernels,
+        latency=measured.latency,
+        size=Size.of(max(original_bytes, 1), integers.model.ByteSize()),
+        timings=Timings(
+            stages=dict(facts.stages), total_seconds=sum(facts.stages.values()), peak_memory_bytes=_peak_memory()
+        ),
+        warnings=tuple(_cautions(task, integers, measured)),
+    )
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _model(facts: Facts, task: Task) -> Model:
+    given = facts.admitted.facts
+    return Model(
+        name=_name(facts.source),
+        sha256=_digest(facts.source),
+        bytes=given.file_bytes,
+        ir_version=given.ir_version,
+        opset=given.opset,
+        producer=given.producer,
+        nodes=given.nodes,
+        parameters=given.parameters,
+        macs=task.multiply_adds,
+        operators=dict(given.operators),
+        inputs=tuple(map(_tensor_fact, given.inputs)),
+        outputs=tuple(map(_tensor_fact, given.outputs)),
+        notes=facts.admitted.notes,
+        changes=tuple(
+            Change(name=each.name, count=each.count, sentence=each.sentence) for each in facts.normalized.changes
+        ),
+        rewriting_error=task.rewriting_error,
+    )
+
+
+def _name(source: str | Path | bytes | ModelProto) -> str:
+    return Path(source).name if isinstance(source, str | Path) else "model.onnx"
+
+
+def _digest(source: str | Path | bytes | ModelProto) -> str:
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(source if isinstance(source, bytes) else source.SerializeToString()).hexdigest()
+
+
+def _tensor_fact(value: Value) -> TensorFact:
+    return TensorFact(name=value.name, type=value.dtype, shape=value.shape)
+
+
+def _environment(facts: Facts, options: Options) -> Environment:
+    cpu = processor()
+    return Environment(
+        command=_command(facts, options),
+        seed=options.seed,
+        threads=options.threads,
+        cpu=cpu.name,
+        vnni=cpu.vnni,
+        platform=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        packages={name: version(name) for name in PACKAGES},
+        started=facts.started.isoformat(timespec="seconds"),
+    )
+
+
+def _command(facts: Facts, options: Options) -> str:
+    """The command line that does the same again."""
+    default, words = Options(), ["zsq", "convert", _name(facts.source)]
+    for name in ("method", "precision", "samples", "seed", "time_budget", "threads", "target", "size_budget"):
+        value = getattr(options, name)
+        if value != getattr(default, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += [word for step in sorted(options.skip) for word in ("--skip", str(step))]
+    return " ".join(words)
+
+
+def _input(plan: InputPlan, facts: Facts) -> Input:
+    declared = next((each.shape for each in facts.admitted.facts.inputs if each.name == plan.name), None)
+    words = "voices and breath of varying loudness" if plan.is_sound else WORDS[plan.kind]
+    low = high = None
+    if plan.kind is InputKind.PICTURE:
+        turns = (plan.scaling, *plan.rivals)
+        ends = [
+            value
+            for each in turns
+            for pair in zip(each.scale, each.offset, strict=False)
+            for value in (pair[1], sum(pair))
+        ]
+        low, high = min(ends), max(ends)
+        words += f", scaled as {' or '.join(each.name for each in turns)}"
+    elif plan.kind in (InputKind.SIGNAL, InputKind.FEATURES):
+        words += f", scaled as {plan.scaling.name}"
+    elif plan.kind is InputKind.TOKENS:
+        low, high = float(plan.tokens[0]), float(plan.tokens[1] - 1)
+    elif plan.kind in (InputKind.CONSTANT, InputKind.FLAGS):
+        low = high = plan.value
+    return Input(
+        name=plan.name,
+        type=str(plan.dtype),
+        shape=declared,
+        shape_used=plan.shape if plan.batch_axis is None else (1, *plan.shape),
+        kind=str(plan.kind),
+        distribution=words,
+        low=low,
+        high=high,
+        known_by="user" if plan.scaling.name.startswith("stated") else "found" if plan.considered else "graph",
+    )
+
+
+def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSection:
+    hypotheses = [
+        Hypothesis(
+            input=plan.name,
+            name=each.name,
+            score=each.score,
+            taken=each in (plan.scaling, *plan.rivals),
+            why="misfit of the first layers' responses; the lowest is taken, and the next where it is nearly as low",
+        )
+        for plan in task.plans
+        for each in plan.considered
+    ]
+    curve = Curve(name="cross-entropy to the chosen class", steps=tuple(range(len(samples.loss))), values=samples.loss)
+    return SynthesisSection(
+        method=str(samples.method),
+        description=samples.words,
+        samples=len(next(iter(samples.calibration.values()))),
+        seconds=samples.seconds,
+        seed=options.seed,
+        batch_norm_statistics=len(task.batch_norms),
+        hypotheses=tuple(hypotheses),
+        loss=(curve,) if samples.loss else (),
+    )
+
+
+def _layer(layer: Layer, integers: Integers, measured: Measured) -> Layer:
+    """The measured layer with how its range was chosen, what had been observed, and its share of the outputs' error."""
+    changes: dict[str, object] = {"contribution": measured.shares.get(layer.tensor)}
+    if layer.kind == "activation":
+        changes["method"] = integers.methods.get(layer.tensor, "shared with the tensor it moves")
+        if layer.tensor in integers.observed:
+            changes["observed_low"], changes["observed_high"] = integers.observed[layer.tensor]
+    elif layer.kind == "weight":
+        whole = layer.bits == 8
+        changes["method"] = "full range of each output channel" if whole else "least error of each output channel"
+    return layer.model_copy(update=changes)
+
+
+def _cautions(task: Task, integers: Integers, measured: Measured) -> list[Caution]:
+    cautions = []
+    if measured.latency.slower:
+        cautions.append(Caution(kind="slower", message="On this processor the INT8 model is slower than FP32."))
+    if not integers.decisions.nodes_quantized:
+        cautions.append(
+            Caution(kind="nothing-quantized", message="No node runs on integers; the reasons stand with the nodes.")
+        )
+    decisions = measured.fidelity.decisions
+    if decisions is not None and decisions.agreement.value < 0.9:
+        cautions.append(
+            Caution(
+                kind="disagreement",
+                message="INT8 decides otherwise than FP32 on "
+                f"{1 - decisions.agreement.value:.0%} of the synthetic inputs.",
+            )
+        )
+    worst = [each for each in measured.fidelity.outputs if each.sqnr_db is not None and each.sqnr_db < 15]
+    cautions += [
+        Caution(
+            kind="noisy-output",
+            message=f"The output {each.name} carries only {each.sqnr_db:.0f} dB of signal over error.",
+            place=each.name,
+        )
+        for each in worst
+    ]
+    for plan in task.plans:
+        if plan.rivals:
+            cautions.append(
+                Caution(
+                    kind="preprocessing-undecided",
+                    message=f"How the input {plan.name} is scaled could not be told for certain; "
+                    f"state it with --input {plan.name}=...",
+                    place=plan.name,
+                )
+            )
+    if task.network.without_gradient:
+        cautions.append(
+            Caution(
+                kind="no-gradient",
+                message=f"No gradient passes through {len(task.network.without_gradient)} nodes; "
+                "samples were not moved through them.",
+            )
+        )
+    return cautions

@@ -1,0 +1,162 @@
+"""A network tells for which scale of its inputs it was built."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from converter.graph import Graph
+from converter.inputs.plans import InputKind, InputPlan, describe_inputs
+from converter.inputs.priors import draw_pictures
+from converter.inputs.scaling import PICTURE_SCALINGS, settle_scalings
+from converter.normalization import normalize
+from converter.options import InputSpec
+from converter.reconstruction import reconstruct
+from tests.digits import Digits
+from tests.networks import biases, model_of, node, weights
+
+Array = NDArray[np.float32]
+
+
+def settle(model: ModelProto, spec: str = "", seed: int = 0) -> InputPlan:
+    normalized = normalize(model)
+    graph = Graph(normalized.model)
+    plans = describe_inputs(graph, {graph.inputs[0].name: InputSpec.parse(spec)} if spec else {})
+    (plan,) = settle_scalings(reconstruct(normalized.model), graph, plans, normalized.batch_norms, seed)
+    return plan
+
+
+def filters(count: int = 24, seed: int = 0) -> Array:
+    """Smooth and edge-like filters [count, 3, 5, 5], most of them blind to the mean, as trained ones are."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[-2:3, -2:3] / 2
+    made = []
+    for _ in range(count):
+        angle, phase = generator.uniform(0, np.pi), generator.uniform(0, np.pi)
+        wave = np.cos((x * np.cos(angle) + y * np.sin(angle)) * np.pi + phase) * np.exp(-(x**2) - y**2)
+        made.append(generator.uniform(0.6, 1.4, 3)[:, None, None] * wave)
+    return np.array(made, np.float32)
+
+
+def built_for(scale: float, offset: float, *, batch_norm: bool, seed: int = 0) -> ModelProto:
+    """A first layer whose responses to pictures * scale + offset are standardised, as training leaves them."""
+    weight = filters(seed=seed)
+    pictures = draw_pictures(64, 3, 32, 32, np.random.default_rng(99)) * scale + offset
+    windows = np.lib.stride_tricks.sliding_window_view(pictures, (5, 5), (2, 3))[:, :, ::3, ::3]
+    responses = np.einsum("nchwij,ocij->onhw", windows, weight).reshape(len(weight), -1)
+    mean, deviation = responses.mean(1), responses.std(1)
+    generator = np.random.default_rng(seed + 1)
+    gain, shift = generator.uniform(0.7, 1.4, len(weight)), generator.normal(0, 0.2, len(weight))
+    tail = [
+        node("Relu", ["c"], ["r"]),
+        node("Conv", ["r", "w2"], ["d"]),
+        node("GlobalAveragePool", ["d"], ["g"]),
+        node("Flatten", ["g"], ["y"]),
+    ]
+    if batch_norm:
+        first = [node("Conv", ["x", "w"], ["a"]), node("BatchNormalization", ["a", "g_", "b_", "m_", "v_"], ["c"])]
+        constants = {"w": weight, "g_": gain, "b_": shift, "m_": mean, "v_": deviation**2}
+    else:
+        first = [node("Conv", ["x", "w", "b"], ["c"])]
+        factor = gain / deviation
+        constants = {"w": weight * factor[:, None, None, None], "b": shift - mean * factor}
+    return model_of(
+        [*first, *tail],
+        {name: np.asarray(value, np.float32) for name, value in constants.items()} | {"w2": weights(5, 24, 1, 1)},
+        shape=("N", 3, 32, 32),
+    )
+
+
+SCALES = {"0..255": (255.0, 0.0), "0..1": (1.0, 0.0), "normalized": (4.4, -2.0)}
+
+
+@pytest.mark.parametrize("batch_norm", [True, False], ids=["statistics", "weights alone"])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_networks_for_different_scales_are_told_apart(scale: str, batch_norm: bool, seed: int) -> None:
+    found = settle(built_for(*SCALES[scale], batch_norm=batch_norm, seed=seed)).scaling
+    if scale == "normalized":
+        assert found.name in ("ImageNet mean and deviation", "-1..1")
+    else:
+        assert found.name == scale
+
+
+def test_every_candidate_is_scored_and_the_best_taken() -> None:
+    plan = settle(built_for(255.0, 0.0, batch_norm=True))
+    assert plan.settled
+    assert {each.name for each in plan.considered} == {each.name for each in PICTURE_SCALINGS}
+    scores = [each.score for each in plan.considered if each.score is not None]
+    assert len(scores) == len(plan.considered)
+    assert scores == sorted(scores)
+    assert plan.considered[0] == plan.scaling
+
+
+def test_what_cannot_be_told_apart_is_calibrated_for_twice() -> None:
+    """A network that gets almost nothing of the mean and standardises itself leaves two scalings in question."""
+    between = settle(built_for(3.0, -1.4, batch_norm=True))
+    assert {between.scaling.name, *(each.name for each in between.rivals)} == {"-1..1", "ImageNet mean and deviation"}
+
+
+def test_what_the_owner_states_is_not_asked_of_the_network() -> None:
+    plan = settle(built_for(255.0, 0.0, batch_norm=True), "range=0:1")
+    assert plan.scaling.scale == (1.0,)
+    assert plan.considered == ()
+    assert plan.rivals == ()
+
+
+@pytest.mark.parametrize("spread", [1 / 64, 1.0, 32.0])
+def test_features_get_the_spread_that_the_first_layer_wants(spread: float) -> None:
+    model = model_of(
+        [node("MatMul", ["x", "w"], ["m"]), node("Relu", ["m"], ["r"]), node("MatMul", ["r", "w2"], ["y"])],
+        {
+            "w": np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32) / np.float32(40**0.5 * spread),
+            "w2": np.random.default_rng(1).standard_normal((64, 8)).astype(np.float32) / np.float32(6),
+        },
+        shape=("N", 40),
+    )
+    plan = settle(model)
+    assert plan.kind is InputKind.FEATURES
+    assert spread / 4 <= plan.scaling.scale[0] <= spread * 4
+
+
+def test_without_a_layer_to_ask_inputs_have_unit_spread() -> None:
+    model = model_of(
+        [node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)],
+        {"w": weights(1, 16, 6), "r": weights(1, 16, 4)},
+        shape=(10, 1, 6),
+    )
+    assert settle(model).scaling.scale == (1.0,)
+
+
+def test_a_batch_larger_than_the_samples_looked_at() -> None:
+    model = built_for(255.0, 0.0, batch_norm=True)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 48
+    assert settle(model).scaling.name == "0..255"
+
+
+def test_the_digits_classifier_wants_the_spread_that_it_was_trained_on(digits: Digits) -> None:
+    plan = settle(digits.model)
+    assert 1 / 8 <= plan.scaling.scale[0] <= 2
+
+
+def test_one_seed_gives_one_answer() -> None:
+    model = built_for(4.4, -2.0, batch_norm=False)
+    assert settle(model, seed=3) == settle(model, seed=3)
+
+
+def test_inputs_of_different_channels_have_bounds_of_their_own() -> None:
+    plan = settle(built_for(1.0, 0.0, batch_norm=True))
+    assert replace(plan, scaling=PICTURE_SCALINGS[0]).prepare(np.zeros((1, 3, 2, 2), np.float32)).shape == (1, 3, 2, 2)
+
+
+def test_a_layer_that_never_answers_is_no_reason_to_fail() -> None:
+    model = model_of(
+        [node("Conv", ["x", "w", "b"], ["c"]), node("GlobalAveragePool", ["c"], ["y"])],
+        {"w": np.zeros((4, 3, 3, 3), np.float32), "b": biases(4)},
+        shape=("N", 3, 8, 8),
+    )
+    assert settle(model).settled

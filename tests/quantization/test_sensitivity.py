@@ -1,0 +1,127 @@
+"""The damage of rounding a tensor, foretold by gradients, ranks tensors as trying each does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from converter.quantization.calibration import RangeRule, observe, tensors
+from converter.quantization.placement import place, quantized_tensors
+from converter.quantization.qdq_writer import Range
+from converter.quantization.sensitivity import measure_damage, round_to_range
+from tests.networks import Prepared, model_of, node, prepare, residual, weights
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.floats(-1000, 0), st.floats(0.01, 1000), st.sampled_from([16, 256]), st.lists(st.floats(-2000, 2000), min_size=1)
+)
+def test_values_end_on_the_grid_and_zero_stays(low: float, high: float, levels: int, values: list[float]) -> None:
+    given_ = torch.tensor([*values, 0.0], dtype=torch.float64)
+    rounded = round_to_range(given_, low, high, levels)
+    step = (high - low) / (levels - 1)
+    codes = rounded / step
+    assert float((codes - codes.round()).abs().max()) < 1e-6
+    assert float(rounded[-1]) == 0.0
+    assert len(torch.unique(codes.round())) <= levels
+    inside = (given_ >= low) & (given_ <= high)
+    assert bool(((rounded - given_).abs()[inside] <= step * 1.001).all())
+    torch.testing.assert_close(round_to_range(rounded, low, high, levels), rounded)
+
+
+def ranges_of(given_: Prepared, levels: int = 256) -> dict[str, Range]:
+    names = sorted(set(quantized_tensors(given_.graph, place(given_.graph, {}).nodes).values()))
+    observed = observe(given_.network, names, given_.batches)
+    return {name: each.range(RangeRule.MINMAX, levels) for name, each in observed.items()}
+
+
+def tried(given_: Prepared, ranges: dict[str, Range]) -> dict[str, float]:
+    """The outputs' relative squared error when each tensor alone is rounded."""
+    found = dict.fromkeys(ranges, 0.0)
+    with torch.no_grad():
+        for feeds in map(tensors, given_.batches):
+            exact = given_.network.run(feeds, ["y"])["y"]
+            assert isinstance(exact, Tensor)
+            for name, each in ranges.items():
+
+                def edit(value: Tensor, each: Range = each) -> Tensor:
+                    return round_to_range(value, each.low, each.high, each.levels)
+
+                after = given_.network.run(feeds, ["y"], edit={name: edit})["y"]
+                assert isinstance(after, Tensor)
+                found[name] += float((after - exact).square().sum() / exact.var())
+    return found
+
+
+def test_tensors_are_ranked_as_by_trying() -> None:
+    given_ = prepare(residual(), samples=32)
+    ranges = ranges_of(given_, 64)
+    foretold = measure_damage(given_.network, ranges, ["y"], map(tensors, given_.batches), 0)
+    real = tried(given_, ranges)
+    names = sorted(ranges)
+    one, other = (np.log([found[name] for name in names]) for found in (foretold, real))
+    assert np.corrcoef(one, other)[0, 1] > 0.8
+
+
+def test_coarser_grids_do_more_damage() -> None:
+    given_ = prepare(residual())
+    fine, coarse = (
+        measure_damage(given_.network, ranges_of(given_, levels), ["y"], map(tensors, given_.batches), 0)
+        for levels in (256, 16)
+    )
+    assert all(coarse[name] > 10 * fine[name] for name in fine if fine[name] > 0)
+    assert sum(fine.values()) > 0
+
+
+def test_clipping_does_damage() -> None:
+    given_ = prepare(residual())
+    ranges = ranges_of(given_)
+    narrow = ranges | {"s2": Range(0.0, ranges["s2"].high / 4, "a test")}
+    wide, clipped = (
+        measure_damage(given_.network, each, ["y"], map(tensors, given_.batches), 0)["s2"] for each in (ranges, narrow)
+    )
+    assert clipped > 10 * wide
+
+
+def test_a_tensor_that_reaches_no_output_does_none() -> None:
+    given_ = prepare(residual())
+    damage = measure_damage(
+        given_.network,
+        {"y": Range(-1, 1, "a test"), "x": Range(-4, 4, "a test")},
+        ["c0"],
+        map(tensors, given_.batches),
+        0,
+    )
+    assert damage["y"] == 0.0
+    assert damage["x"] > 0.0
+
+
+def test_outputs_that_no_gradient_reaches_tell_nothing() -> None:
+    model = model_of(
+        [
+            node("Conv", ["x", "w"], ["c"]),
+            node("Relu", ["c"], ["r"]),
+            node("Conv", ["r", "w1"], ["d"]),
+            node("ArgMax", ["d"], ["y"], axis=1),
+        ],
+        {"w": weights(16, 8, 1, 1), "w1": weights(4, 16, 1, 1)},
+    )
+    model.graph.output[0].type.tensor_type.elem_type = 7
+    given_ = prepare(model)
+    damage = measure_damage(given_.network, {"r": Range(0, 1, "a test")}, ["y"], map(tensors, given_.batches), 0)
+    assert damage == {"r": 0.0}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_decides_the_projection(seed: int) -> None:
+    given_ = prepare(residual())
+    ranges = ranges_of(given_)
+    first, second = (
+        measure_damage(given_.network, ranges, ["y"], map(tensors, given_.batches), each) for each in (seed, seed)
+    )
+    assert first == second
+    assert first != measure_damage(given_.network, ranges, ["y"], map(tensors, given_.batches), seed + 7)

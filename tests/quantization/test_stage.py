@@ -1,0 +1,66 @@
+"""What is decided between samples and the optimizer: how far ranges go beyond what synthetic samples showed."""
+
+from __future__ import annotations
+
+import pytest
+
+from converter import convert
+from converter.checkpoints import Checkpoints
+from converter.graph import Graph
+from converter.inputs.plans import describe_inputs
+from converter.inputs.task import Task, describe_task
+from converter.normalization import normalize
+from converter.options import Method, Options, Step
+from converter.progress import Reporter, silent
+from converter.quantization import stage
+from converter.quantization.qdq_writer import quantized_activations
+from converter.quantization.stage import MARGIN, _margin, make_integers
+from converter.reconstruction import reconstruct
+from converter.synthesis.stage import make_samples
+from tests.networks import HEAD, NETWORKS, head, model_of, node, weights
+
+
+def task_of(side: int, channels: int = 3) -> Task:
+    layers = [node("Conv", ["x", "w"], ["c"], strides=[2, 2]), node("Relu", ["c"], ["last"]), *HEAD]
+    model = model_of(layers, {"w": weights(16, channels, 3, 3), **head(16)}, (1, channels, side, side))
+    normalized = normalize(model)
+    return describe_task(model, normalized, reconstruct(normalized.model), Options())
+
+
+@pytest.mark.parametrize(("side", "method", "wanted"), [
+    (32, Method.AUTO, 1.0),
+    (128, Method.AUTO, MARGIN),
+    (128, Method.ZEROQ, MARGIN),
+    (128, Method.NOISE, 1.0),
+])  # fmt: skip
+def test_only_large_synthetic_pictures_get_a_margin(side: int, method: Method, wanted: float) -> None:
+    assert _margin(task_of(side).plans, method) == wanted
+
+
+def test_what_is_no_picture_gets_none() -> None:
+    graph = Graph(model_of([node("Relu", ["x"], ["last"])], {}, (1, 40000), ["last"]))
+    assert _margin(describe_inputs(graph, {}), Method.AUTO) == 1.0
+
+
+def test_the_margin_is_in_the_steps_of_activations_and_not_in_stated_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of(128)
+    options = Options(samples=8, skip=frozenset({Step.FLOAT_FALLBACK}))
+    samples = make_samples(task, options, Reporter(silent), Checkpoints(None))
+
+    def steps() -> dict[str, float]:
+        made = make_integers(task, samples, options, Reporter(silent), Checkpoints(None)).model
+        constants = Graph(made).initializers
+        return {name: constants[each.scale_name].item() for name, each in quantized_activations(made).items()}
+
+    wide = steps()
+    monkeypatch.setattr(stage, "MARGIN", 1.0)
+    plain = steps()
+    assert wide["x"] == plain["x"]
+    assert wide["last"] == pytest.approx(MARGIN * plain["last"], rel=1e-5)
+
+
+def test_the_report_tells_no_gain_where_nothing_was_left_in_float() -> None:
+    made = convert(NETWORKS["concatenated"](), Options(samples=8, time_budget=2)).report.quantization
+    (step,) = (each for each in made.steps if each.name == Step.FLOAT_FALLBACK)
+    assert not step.applied
+    assert step.before == pytest.approx(step.after)
