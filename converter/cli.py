@@ -18,7 +18,8 @@ from converter.process_memory import separate_large_blocks
 from converter.progress import Stage
 
 if TYPE_CHECKING:
-    from converter.report import Metric, Report
+    from converter.findings import Metric
+    from converter.report import Report
 
 __all__ = ["app", "convert", "inspect", "main", "read_options"]
 

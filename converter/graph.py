@@ -35,6 +35,7 @@ __all__ = [
     "describe_value",
     "multiply_adds",
     "opset",
+    "reads_of",
     "skeleton",
     "subgraphs",
     "walk",
@@ -306,3 +307,8 @@ def multiply_adds(node: NodeProto, graph: Graph, elements: Mapping[str, int]) ->
     name, axis = found
     shape = graph.initializers.shape(name)
     return elements.get(node.output[0], 0) * math.prod(shape) // max(shape[axis], 1)
+
+
+def reads_of(node: NodeProto) -> list[str]:
+    """Every tensor that a node reads, those that its bodies capture included."""
+    return [name for name in dict.fromkeys((*node.input, *sorted(captures(node)))) if name]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from converter.errors import InvalidModel, OutputNotWritable
+from converter.files import ELSEWHERE, refusing, write_whole
 
 if TYPE_CHECKING:
     from converter.pipeline import Result
 
-__all__ = ["Outputs", "existing_model", "write_result", "write_whole"]
+__all__ = ["Outputs", "existing_model", "write_result"]
 
 
 @dataclass(frozen=True)
@@ -73,44 +72,6 @@ def write_result(result: Result, outputs: Outputs) -> None:
     write_whole(contents)
 
 
-def write_whole(contents: Mapping[Path, bytes]) -> None:
-    """All files are there with these bytes, or none of them has changed and OutputNotWritable is raised."""
-    with contextlib.ExitStack() as written:
-        staged = [(written.enter_context(_staged(path, data)), path) for path, data in contents.items()]
-        for temporary, path in staged:
-            with _refusing(path):
-                temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _staged(path: Path, data: bytes) -> Iterator[Path]:
-    """The bytes are on disk under a temporary name in the same folder, which is gone afterwards."""
-    with _refusing(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
-    try:
-        with _refusing(path), os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fchmod(stream.fileno(), 0o666 & ~_umask())
-            os.fsync(stream.fileno())
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as problem:
-        raise OutputNotWritable(
-            f"{path} cannot be written: {problem.strerror or problem}.", field="output", remedy=ELSEWHERE
-        ) from problem
-
-
-ELSEWHERE = "Choose another place with -o."
-
-
 def _require_writable(path: Path, field: str) -> None:
     if path.is_dir():
         raise OutputNotWritable(f"{path} is a folder.", field=field, remedy="Name a file in it.")
@@ -118,14 +79,8 @@ def _require_writable(path: Path, field: str) -> None:
         raise OutputNotWritable(f"{path} is not a regular file.", field=field, remedy=ELSEWHERE)
     if not path.parent.is_dir():
         raise OutputNotWritable(f"There is no folder {path.parent}.", field=field, remedy="Create it first.")
-    with _refusing(path):  # permissions alone say too little: read-only mounts, quotas, root
+    with refusing(path):  # permissions alone say too little: read-only mounts, quotas, root
         tempfile.TemporaryFile(dir=path.parent).close()
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _stem(path: Path) -> str:

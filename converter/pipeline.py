@@ -15,10 +15,11 @@ from onnx import ModelProto
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
 from converter.evaluation.stage import measure
-from converter.inputs.task import describe_task
+from converter.evaluation.validation import find_validation
+from converter.files import write_whole
+from converter.inputs.description import describe_task
 from converter.normalization import normalize
 from converter.options import Options, Precision
-from converter.outputs import write_whole
 from converter.process_memory import return_freed_memory
 from converter.progress import Listener, Reporter, Stage, silent
 from converter.quantization.int4_packing import raise_opset
@@ -82,13 +83,14 @@ def convert(
         with clock.stage(Stage.RECONSTRUCTION, "rebuilding the network in torch"):
             network = reconstruct(normalized.model)
             task = describe_task(admitted.model, normalized, network, options)
+            data = find_validation(admitted.model, task.plans, options.validation)
             kept = kept.of(task.model, options)
         with clock.stage(Stage.SYNTHESIS, f"making calibration data ({options.method})"):
             samples = make_samples(task, options, clock.reporter, kept)
         with clock.stage(Stage.OPTIMIZATION, "deciding ranges, rounding and precision"):
             integers: Integers = make_integers(task, samples, options, clock.reporter, kept)
         with clock.stage(Stage.FIDELITY, "measuring INT8 against FP32"):
-            measured = measure(admitted.model, task, samples, integers, options)
+            measured = measure(admitted.model, task, samples, integers, options, data)
         with clock.stage(Stage.REPORT, "writing the report"):
             facts = Facts(source, started, clock.stages, admitted, normalized)
             report = assemble_report(facts, task, samples, integers, measured, options)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnx import TensorProto
+
 from converter.graph import Graph, attribute
 
-__all__ = ["Score", "find_scores"]
+__all__ = ["ClassOutput", "Score", "class_output", "find_scores"]
 
 MOVING = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Identity", "Gather"}
@@ -40,3 +42,44 @@ def find_scores(graph: Graph, logits: str | None) -> tuple[Score, ...]:
         elif node.op_type in MOVING:
             pending.extend(name for name in node.input if name and name not in graph.initializers)
     return tuple(sorted(found, key=lambda each: each.tensor))
+
+
+LARGEST_CLASSES = 100_000
+PASSING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "DequantizeLinear"})
+SCORING = frozenset({"Gemm", "MatMul", "Conv", "GlobalAveragePool", "ReduceMean", "Add"})
+FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+
+
+@dataclass(frozen=True)
+class ClassOutput:
+    """The output that holds one score a class, and why it is taken for that."""
+
+    name: str
+    reason: str
+
+
+def class_output(graph: Graph) -> ClassOutput | None:
+    """The only output shaped like class scores whose last operator makes such scores, or None.
+
+    Shape alone cannot tell class scores from an embedding; the reason goes into the report for the owner to judge.
+    """
+    candidates = []
+    for output in graph.outputs:
+        shape = output.shape or graph.shapes.get(output.name)
+        if output.element_type not in FLOAT or shape is None or len(shape) not in (2, 4):
+            continue
+        classes, rest = shape[1], shape[2:]
+        if isinstance(classes, int) and 2 <= classes <= LARGEST_CLASSES and all(size == 1 for size in rest):
+            candidates.append(output.name)
+    if len(candidates) != 1 or len(graph.outputs) != 1:
+        return None
+    node = graph.producer(candidates[0])
+    while node is not None and node.op_type in PASSING:
+        node = graph.producer(node.input[0])
+    if node is None:
+        return None
+    if node.op_type in ("Softmax", "LogSoftmax"):
+        return ClassOutput(candidates[0], f"the model ends in {node.op_type}")
+    if node.op_type in SCORING:
+        return ClassOutput(candidates[0], f"the model ends in one row of numbers a sample, made by {node.op_type}")
+    return None

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import sqlalchemy as sa
 import structlog
 
-from converter.report.schema import Isolation
+from converter.findings import Isolation
 from service import isolation
 from service.attempts import Attempt, Attempts, Superseded
 from service.engine import Kind

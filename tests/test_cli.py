@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 
 from converter import cli, errors
 from converter.console import BUG, REFUSED, STOPPED, one_line, run, showing_progress
-from converter.outputs import Outputs, write_whole
+from converter.files import write_whole
+from converter.outputs import Outputs
 from converter.progress import Progress, Stage
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from converter import Options, reconstruct
 from converter.admission import admit
-from converter.inputs.task import describe_task
+from converter.inputs.description import describe_task
 from converter.normalization import normalize
 from tests.bench.evaluator import open_zoo
 from tests.bench.zoo import Conversion, convert, score

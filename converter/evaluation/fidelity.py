@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
+from converter.findings import Decisions, Fidelity, Histogram, Interval, OutputFidelity, Proportion
 from converter.graph import Graph
-from converter.report.schema import Decisions, Fidelity, Histogram, Interval, OutputFidelity, Proportion
+from converter.scores import ClassOutput, class_output
 from converter.sessions import Array, Feeds, open_session, output_names, rows, split
 
 __all__ = [
-    "ClassOutput",
     "Comparison",
     "bootstrap_sqnr",
-    "class_output",
     "compare",
     "decibels",
     "kl_divergence",
@@ -35,46 +34,7 @@ __all__ = [
 Doubles = NDArray[np.float64]
 
 RESAMPLES = 2000
-LARGEST_CLASSES = 100_000
-PASSING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "DequantizeLinear"})
-SCORING = frozenset({"Gemm", "MatMul", "Conv", "GlobalAveragePool", "ReduceMean", "Add"})
-FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 Z95 = 1.959963984540054
-
-
-@dataclass(frozen=True)
-class ClassOutput:
-    """The output that holds one score a class, and why it is taken for that."""
-
-    name: str
-    reason: str
-
-
-def class_output(graph: Graph) -> ClassOutput | None:
-    """The only output shaped like class scores whose last operator makes such scores, or None.
-
-    Shape alone cannot tell class scores from an embedding; the reason goes into the report for the owner to judge.
-    """
-    candidates = []
-    for output in graph.outputs:
-        shape = output.shape or graph.shapes.get(output.name)
-        if output.element_type not in FLOAT or shape is None or len(shape) not in (2, 4):
-            continue
-        classes, rest = shape[1], shape[2:]
-        if isinstance(classes, int) and 2 <= classes <= LARGEST_CLASSES and all(size == 1 for size in rest):
-            candidates.append(output.name)
-    if len(candidates) != 1 or len(graph.outputs) != 1:
-        return None
-    node = graph.producer(candidates[0])
-    while node is not None and node.op_type in PASSING:
-        node = graph.producer(node.input[0])
-    if node is None:
-        return None
-    if node.op_type in ("Softmax", "LogSoftmax"):
-        return ClassOutput(candidates[0], f"the model ends in {node.op_type}")
-    if node.op_type in SCORING:
-        return ClassOutput(candidates[0], f"the model ends in one row of numbers a sample, made by {node.op_type}")
-    return None
 
 
 def decibels(signal: float, noise: float) -> float | None:

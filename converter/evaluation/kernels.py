@@ -17,9 +17,9 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto
 
+from converter.findings import FloatNode, Kernels
 from converter.graph import Graph, attribute, walk
 from converter.quantization.qdq_writer import CODES, DEQUANTIZED, ROUNDED, float_name
-from converter.report.schema import FloatNode, Kernels
 from converter.sessions import open_session
 
 __all__ = ["count_kernels", "count_macs", "optimize"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from converter.report.schema import Interval, Latency, Quartiles
+from converter.findings import Interval, Latency, Quartiles
 from converter.sessions import Feeds, open_session
 
 __all__ = ["Processor", "measure_latency", "processor", "summarize"]

@@ -15,8 +15,8 @@ from onnx import ModelProto, helper
 
 from converter.evaluation.fidelity import decibels
 from converter.evaluation.grids import Grid, read_grids
+from converter.findings import Layer, Scale
 from converter.graph import Array, Graph, skeleton
-from converter.report.schema import Layer, Scale
 from converter.sessions import Feeds, open_session, split
 
 __all__ = ["layer_fidelity"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.report.schema import Decisions, Interval, Prediction
+from converter.findings import Decisions, Interval, Prediction
 
 __all__ = ["MEASUREMENTS", "FlipPair", "Measurements", "load_measurements", "predict"]
 

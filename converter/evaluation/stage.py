@@ -14,11 +14,11 @@ from converter.evaluation.kernels import count_kernels
 from converter.evaluation.latency import measure_latency
 from converter.evaluation.layers import layer_fidelity
 from converter.evaluation.prediction import load_measurements, predict
-from converter.evaluation.validation import measure_validation
+from converter.evaluation.validation import ValidationData, measure_validation
+from converter.findings import Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.inputs.task import Task
 from converter.options import Options
 from converter.quantization.stage import Integers
-from converter.report import Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.synthesis import Synthesis, batches
 
 __all__ = ["Measured", "measure"]
@@ -42,13 +42,20 @@ class Measured:
     shares: Mapping[str, float]
 
 
-def measure(original: ModelProto, task: Task, samples: Synthesis, integers: Integers, options: Options) -> Measured:
+def measure(
+    original: ModelProto,
+    task: Task,
+    samples: Synthesis,
+    integers: Integers,
+    options: Options,
+    data: ValidationData | None = None,
+) -> Measured:
     """Fidelity on held-out samples, validation, layers, kernels and latency of the INT8 model.
 
     Raises VerificationFailed for an INT8 model that does not run.
     """
     feeds = list(batches(task.plans, samples.held_out, BATCH))
-    int8, data, threads = integers.model, task.validation, options.threads
+    int8, threads = integers.model, options.threads
     try:
         fidelity = measure_fidelity(original, int8, feeds, samples.distribution, seed=options.seed, threads=threads)
     except Exception as problem:  # boundary: onnxruntime's exceptions share no narrower base

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from converter.errors import InvalidOption
-from converter.evaluation.fidelity import Comparison, class_output, compare
+from converter.evaluation.fidelity import Comparison, compare
 from converter.evaluation.pictures import SUFFIXES, Preparation
+from converter.findings import Metric, Validation
 from converter.graph import Graph, Value
-from converter.report.schema import Metric, Validation
+from converter.inputs.plans import InputKind, InputPlan
+from converter.scores import class_output
 from converter.sessions import Array, Feeds
 
-__all__ = ["Preparation", "ValidationData", "load_validation", "measure_validation"]
+__all__ = ["Preparation", "ValidationData", "find_validation", "load_validation", "measure_validation"]
 
 LARGEST_BYTES = 4 << 30
 MOST_ENTRIES = 256
@@ -281,3 +283,17 @@ def _class_numbers(folders: Sequence[str], graph: Graph) -> tuple[dict[str, int]
 
 def _pictures(folder: Path) -> list[Path]:
     return sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
+
+
+def find_validation(model: ModelProto, plans: tuple[InputPlan, ...], source: Path | None) -> ValidationData | None:
+    """The owner's data, known to fit before any work is spent on the model; raises InvalidOption."""
+    if source is None:
+        return None
+    pictures = [plan for plan in plans if plan.kind is InputKind.PICTURE]
+    preparation = None
+    if pictures:
+        plan, scaling = pictures[0], pictures[0].scaling
+        preparation = Preparation(
+            plan.name, plan.shape, plan.channels_last, scaling.scale, scaling.offset, scaling.name
+        )
+    return load_validation(source, model, preparation)

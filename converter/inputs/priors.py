@@ -13,7 +13,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "draw_features", "draw_noise", "draw_pictures", "draw_signals", "draw_sounds", "draw_tokens"]
+__all__ = [
+    "Array",
+    "draw_features",
+    "draw_noise",
+    "draw_pictures",
+    "draw_signals",
+    "draw_sounds",
+    "draw_tokens",
+]
 
 Array = NDArray[np.float32]
 

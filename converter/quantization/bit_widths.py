@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from converter.errors import InvalidOption
-from converter.evaluation.fidelity import class_output
+from converter.findings import FrontierPoint, StepTaken
 from converter.graph import Graph, multiply_adds, weight_of
 from converter.options import Options, Precision
 from converter.quantization.correction import Correction, Settings, correct
 from converter.quantization.int4_packing import packed_bytes
 from converter.reconstruction import Reconstruction
-from converter.report import FrontierPoint, StepTaken
+from converter.scores import class_output
 
 __all__ = [
     "Choice",

@@ -27,8 +27,8 @@ import torch
 from onnx import NodeProto
 from torch import Tensor
 
-from converter.graph import Graph, weight_of
-from converter.quantization.correction import Correction, LayerChange, reads_of
+from converter.graph import Graph, reads_of, weight_of
+from converter.quantization.correction import Correction, LayerChange
 from converter.quantization.qdq_writer import Range, WeightGrid
 from converter.quantization.rounding import limit, mse_scale, nearest
 from converter.quantization.sensitivity import round_to_range

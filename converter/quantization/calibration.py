@@ -7,7 +7,7 @@ extremes in all and per channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader
 from torch import Tensor
 
+from converter.inputs.plans import tensors
 from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
 
-__all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe", "tensors"]
+__all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe"]
 
 Feeds = dict[str, NDArray[Any]]
 BINS = 2048
@@ -145,11 +146,6 @@ class Observer:
             if error < best[0]:
                 best = (error, a, b)
         return best[1], best[2]
-
-
-def tensors(feeds: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """The feeds as torch tensors that share their memory where numpy allows it."""
-    return {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in feeds.items()}
 
 
 def observe(

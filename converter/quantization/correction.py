@@ -17,7 +17,7 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
-from converter.graph import Array, Graph, attribute, captures, weight_of
+from converter.graph import Array, Graph, attribute, reads_of, weight_of
 from converter.quantization.low_bit_rounding import Inputs, fit
 from converter.quantization.qdq_writer import Range, WeightGrid
 from converter.quantization.rounding import Moments, cancel, compensate, max_scale, mse_scale, nearest, patches
@@ -92,11 +92,6 @@ def correct(
             _spend(node, uses)
             progress((index + 1) / total)
     return result
-
-
-def reads_of(node: NodeProto) -> list[str]:
-    """Every tensor that a node reads, those that its bodies capture included."""
-    return [name for name in dict.fromkeys((*node.input, *sorted(captures(node)))) if name]
 
 
 def _count_uses(graph: Graph) -> dict[str, int]:

@@ -8,15 +8,16 @@ from types import MappingProxyType
 
 import torch
 from onnx import ModelProto
-from torch import Tensor
 
+from converter.findings import StepTaken
 from converter.graph import Graph, attribute, multiply_adds
-from converter.inputs.plans import Feeds
+from converter.inputs.plans import Feeds, tensors
+from converter.inputs.sizes import sizes
 from converter.options import Method, Options, Precision, Step
 from converter.process_memory import return_freed_memory
 from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
 from converter.quantization.block_reconstruction import affordable_steps, reconstruct_blocks
-from converter.quantization.calibration import Observer, RangeRule, observe, tensors
+from converter.quantization.calibration import Observer, RangeRule, observe
 from converter.quantization.channels_last import keep_channels_last
 from converter.quantization.correction import Correction, Settings, apply_correction, correct
 from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
@@ -26,9 +27,8 @@ from converter.quantization.placement import Placement, place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range
 from converter.quantization.sensitivity import measure_damage
 from converter.reconstruction import Reconstruction, reconstruct
-from converter.report import StepTaken
 
-__all__ = ["Optimized", "optimize", "sizes"]
+__all__ = ["Optimized", "optimize"]
 
 EQUALIZED = 32  # samples that tell each channel's range
 BLOCKS_SHARE = 0.4  # of the time budget that GENIE-M may take
@@ -194,27 +194,6 @@ def _steps_taken(
 
 def _damage(placement: Placement, harm: Mapping[str, float]) -> float:
     return sum(each for name, each in harm.items() if name in placement.rounded)
-
-
-def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]:
-    """The number of elements of every float tensor of the main graph for one sample."""
-    found: dict[str, int] = {}
-
-    def look(name: str) -> Callable[[Tensor], Tensor]:
-        def note(value: Tensor) -> Tensor:
-            found[name] = value.numel() // max(value.shape[0] if value.dim() else 1, 1)
-            return value
-
-        return note
-
-    names = [name for node in graph.nodes for name in node.output if name]
-    with torch.no_grad():
-        network.run(
-            tensors(feeds),
-            names[-1:] + [each.name for each in graph.outputs],
-            edit={name: look(name) for name in names},
-        )
-    return found
 
 
 def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:

@@ -23,8 +23,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
 from converter.graph import Array, Graph, attribute, weight_of
-from converter.inputs.plans import Feeds
-from converter.quantization.calibration import tensors
+from converter.inputs.plans import Feeds, tensors
 from converter.reconstruction import Reconstruction
 
 __all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "equalize"]

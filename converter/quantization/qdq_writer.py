@@ -28,7 +28,15 @@ from converter.errors import VerificationFailed
 from converter.graph import Graph
 from converter.options import Target
 
-__all__ = ["Plan", "QuantizedTensor", "Range", "WeightGrid", "float_name", "quantize", "quantized_activations"]
+__all__ = [
+    "Plan",
+    "QuantizedTensor",
+    "Range",
+    "WeightGrid",
+    "float_name",
+    "quantize",
+    "quantized_activations",
+]
 
 CODES, STORED = "_QuantizeLinear_Output", "_quantized"
 ROUNDED, DEQUANTIZED = "_QuantizeLinear_Input", "_DequantizeLinear_Output"

@@ -11,17 +11,17 @@ import numpy as np
 from onnx import ModelProto
 
 from converter.checkpoints import Checkpoints, Saved
+from converter.findings import KeptFloat, Quantization, StepTaken
 from converter.inputs.plans import InputKind, InputPlan, assemble, picture_bounds
-from converter.inputs.states import ClosedLoop, run_closed_loop
 from converter.inputs.task import Task
 from converter.options import Method, Options, Precision, Target
 from converter.progress import Reporter, Stage
 from converter.quantization.calibration import SampleReader
+from converter.quantization.closed_loop import ClosedLoop, run_closed_loop
 from converter.quantization.decisions import Optimized, optimize
 from converter.quantization.int4_packing import pack
 from converter.quantization.placement import candidates, weighted_nodes
 from converter.quantization.qdq_writer import Range, quantize
-from converter.report import KeptFloat, Quantization, StepTaken
 from converter.synthesis import Synthesis, batches
 
 __all__ = ["Integers", "make_integers"]

@@ -17,13 +17,7 @@ from onnx import ModelProto
 from converter.admission import Admitted
 from converter.evaluation.latency import processor
 from converter.evaluation.stage import Measured
-from converter.graph import Value
-from converter.inputs.plans import InputKind, InputPlan
-from converter.inputs.task import Task
-from converter.normalization import Normalized
-from converter.options import Options
-from converter.quantization.stage import Integers
-from converter.report import (
+from converter.findings import (
     Caution,
     Change,
     Curve,
@@ -32,12 +26,18 @@ from converter.report import (
     Input,
     Layer,
     Model,
-    Report,
     Size,
     TensorFact,
     Timings,
 )
-from converter.report import Synthesis as SynthesisSection
+from converter.findings import Synthesis as SynthesisSection
+from converter.graph import Value
+from converter.inputs.plans import InputKind, InputPlan
+from converter.inputs.task import Task
+from converter.normalization import Normalized
+from converter.options import Options
+from converter.quantization.stage import Integers
+from converter.report import Report
 from converter.synthesis import Synthesis
 
 __all__ = ["Facts", "assemble_report"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from converter.report.schema import Interval, Kernels, Latency, Quartiles, Size, Timings
+from converter.findings import Interval, Kernels, Latency, Quartiles, Size, Timings
 from converter.report.svg import Scale, element, figure, text
 from converter.report.words import bytes_, milliseconds, percent, seconds, span
 

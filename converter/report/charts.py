@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from converter.report.schema import Curve, FrontierPoint, Histogram, Layer
+from converter.findings import Curve, FrontierPoint, Histogram, Layer
 from converter.report.svg import Frame, Scale, bent_ticks, clip, element, figure, path, text, ticks
 from converter.report.words import bytes_, error_share, number
 

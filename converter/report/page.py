@@ -13,8 +13,9 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from converter.findings import Layer
 from converter.report import bars, charts, words
-from converter.report.schema import Layer, Report
+from converter.report.schema import Report
 from converter.report.svg import clip
 
 __all__ = ["render"]

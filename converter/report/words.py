@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from converter.report.schema import Interval, Isolation, OutputFidelity, Report
+from converter.findings import Interval, Isolation, OutputFidelity
+from converter.report.schema import Report
 
 __all__ = [
     "Headline",

@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from converter.inputs.plans import InputKind, InputPlan, assemble, batch_limit
-from converter.quantization.calibration import tensors
+from converter.inputs.plans import InputKind, InputPlan, assemble, batch_limit, tensors
 from converter.reconstruction import Reconstruction
 from converter.scores import Score
 

@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw
-from converter.quantization.calibration import tensors
+from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw, tensors
 from converter.synthesis.problem import SPEED, Problem
 
 __all__ = ["Canvas", "affordable_steps", "batch_size", "canvases", "join", "mean_curve", "settle_effort"]

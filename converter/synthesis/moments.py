@@ -29,10 +29,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from torch import Tensor
 
-from converter.graph import Graph, attribute
-from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw
-from converter.quantization.calibration import tensors
-from converter.quantization.correction import reads_of
+from converter.graph import Graph, attribute, reads_of
+from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw, tensors
 from converter.reconstruction import Reconstruction
 
 __all__ = ["ChannelMoments", "Moments", "channel_axis", "clipped", "input_moments", "propagate"]

@@ -19,7 +19,14 @@ from converter.graph import weight_of
 from converter.synthesis.moments import channel_axis, input_moments, propagate
 from converter.synthesis.problem import Problem
 
-__all__ = ["Target", "find_targets", "measured", "normalized_distance", "propagated_targets", "squared_distance"]
+__all__ = [
+    "Target",
+    "find_targets",
+    "measured",
+    "normalized_distance",
+    "propagated_targets",
+    "squared_distance",
+]
 
 ASLEEP = 1e-4  # of the largest layer's median deviation, below which a whole layer never varies
 FAINT = 0.1  # of the same, below which a channel's own deviation is too small a unit: it would decide all by itself

@@ -21,12 +21,12 @@ import torch
 
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
-from converter.inputs.task import describe_task
+from converter.inputs.description import describe_task
+from converter.inputs.sizes import sizes
 from converter.normalization import normalize
 from converter.options import Method, Options, Step
 from converter.progress import Reporter, silent
 from converter.quantization.costs import node_cost
-from converter.quantization.decisions import sizes
 from converter.quantization.float_fallback import integer_cost
 from converter.quantization.placement import place
 from converter.quantization.stage import make_integers

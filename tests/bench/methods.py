@@ -37,8 +37,9 @@ from onnx import ModelProto
 from converter import synthesis
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
+from converter.inputs.description import describe_task
 from converter.inputs.plans import ADJUSTABLE, InputPlan
-from converter.inputs.task import Task, describe_task
+from converter.inputs.task import Task
 from converter.normalization import normalize
 from converter.options import Method, Options, Precision, Step
 from converter.progress import Reporter, silent

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from converter.admission import admit
 from converter.graph import Graph, weight_of
-from converter.inputs.plans import assemble, describe_inputs, draw
+from converter.inputs.plans import assemble, draw
+from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
 from converter.normalization import normalize
 from converter.reconstruction import Reconstruction, reconstruct

@@ -13,7 +13,6 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from converter.evaluation.fidelity import (
     bootstrap_sqnr,
-    class_output,
     compare,
     decibels,
     kl_divergence,
@@ -22,6 +21,7 @@ from converter.evaluation.fidelity import (
     wilson,
 )
 from converter.graph import Graph
+from converter.scores import class_output
 
 
 def linear(weight: np.ndarray, *, ending: str | None = None, batch: int | str = "N", output: str = "y") -> ModelProto:

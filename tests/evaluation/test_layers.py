@@ -15,8 +15,8 @@ from converter.evaluation.fidelity import compare
 from converter.evaluation.grids import read_grids
 from converter.evaluation.kernels import count_kernels
 from converter.evaluation.layers import layer_fidelity
+from converter.findings import Layer
 from converter.graph import Graph
-from converter.report.schema import Layer
 
 
 def network() -> ModelProto:

@@ -10,7 +10,7 @@ import pytest
 
 from converter.evaluation.fidelity import wilson
 from converter.evaluation.prediction import FlipPair, Measurements, load_measurements, predict
-from converter.report.schema import Decisions, Histogram
+from converter.findings import Decisions, Histogram
 
 
 def decisions(successes: int, n: int = 128) -> Decisions:

@@ -9,16 +9,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from converter.errors import InvalidOption, UnsupportedModel
 from converter.graph import Graph
-from converter.inputs.plans import (
-    InputKind,
-    InputPlan,
-    Scaling,
-    assemble,
-    batch_limit,
-    describe_inputs,
-    draw,
-    picture_bounds,
-)
+from converter.inputs.plans import InputKind, InputPlan, Scaling, assemble, batch_limit, draw, picture_bounds
+from converter.inputs.recognition import describe_inputs
 from converter.options import InputSpec
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

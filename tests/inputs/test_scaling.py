@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from converter.graph import Graph
-from converter.inputs.plans import InputKind, InputPlan, describe_inputs
+from converter.inputs.plans import InputKind, InputPlan
 from converter.inputs.priors import draw_pictures
+from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import PICTURE_SCALINGS, settle_scalings
 from converter.normalization import normalize
 from converter.options import InputSpec

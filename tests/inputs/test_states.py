@@ -10,10 +10,12 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from converter import convert
 from converter.graph import Graph
 from converter.inputs import states
-from converter.inputs.plans import InputKind, describe_inputs, draw
-from converter.inputs.states import returned_states, run_closed_loop, settle_states
+from converter.inputs.plans import InputKind, draw
+from converter.inputs.recognition import describe_inputs
+from converter.inputs.states import returned_states, settle_states
 from converter.options import Options
 from converter.quantization import stage
+from converter.quantization.closed_loop import run_closed_loop
 from converter.reconstruction import reconstruct
 from tests.networks import node, recurrent, weights
 

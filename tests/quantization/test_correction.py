@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph, weight_of
-from converter.quantization.calibration import RangeRule, observe, tensors
+from converter.inputs.plans import tensors
+from converter.quantization.calibration import RangeRule, observe
 from converter.quantization.correction import Correction, Settings, apply_correction, correct
 from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Range

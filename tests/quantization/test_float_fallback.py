@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converter.graph import Graph, weight_of
-from converter.quantization.decisions import sizes
+from converter.inputs.sizes import sizes
 from converter.quantization.float_fallback import FEW_WEIGHTS, FLOAT_WEIGHTS, SLACK, choose_precision, integer_cost
 from converter.quantization.placement import Placement, place, quantized_tensors
 from tests.networks import HEAD, NETWORKS, Prepared, head, model_of, node, prepare, residual, weights

@@ -7,8 +7,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from converter.graph import Graph, multiply_adds, weight_of
+from converter.inputs.sizes import sizes
 from converter.quantization.calibration import RangeRule, observe
-from converter.quantization.decisions import sizes
 from converter.quantization.placement import candidates, place, quantized_tensors, weighted_nodes
 from converter.quantization.qdq_writer import Plan, quantize, quantized_activations
 from tests.networks import (

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from converter.quantization.calibration import RangeRule, observe, tensors
+from converter.inputs.plans import tensors
+from converter.quantization.calibration import RangeRule, observe
 from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Range
 from converter.quantization.sensitivity import measure_damage, round_to_range

@@ -7,8 +7,9 @@ import pytest
 from converter import convert
 from converter.checkpoints import Checkpoints
 from converter.graph import Graph
-from converter.inputs.plans import describe_inputs
-from converter.inputs.task import Task, describe_task
+from converter.inputs.description import describe_task
+from converter.inputs.recognition import describe_inputs
+from converter.inputs.task import Task
 from converter.normalization import normalize
 from converter.options import Method, Options, Step
 from converter.progress import Reporter, silent

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 from pydantic import ValidationError
 
-from converter.report import (
+from converter.findings import (
     Caution,
     Change,
     Curve,
@@ -37,7 +37,6 @@ from converter.report import (
     Proportion,
     Quantization,
     Quartiles,
-    Report,
     Scale,
     Size,
     StepTaken,
@@ -46,6 +45,7 @@ from converter.report import (
     Timings,
     Validation,
 )
+from converter.report import Report
 from converter.report.svg import Scale as Axis
 from converter.report.svg import bent_ticks, clip, ticks
 from converter.report.words import bytes_, headline, number, percent

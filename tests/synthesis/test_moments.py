@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from converter.demo import digits, to_onnx, train
 from converter.graph import Graph
-from converter.inputs.plans import describe_inputs
+from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
 from converter.normalization import normalize
 from converter.reconstruction import reconstruct

@@ -11,7 +11,8 @@ from onnx import ModelProto
 
 from converter.checkpoints import Checkpoints
 from converter.errors import VerificationFailed
-from converter.inputs.task import Task, describe_task
+from converter.inputs.description import describe_task
+from converter.inputs.task import Task
 from converter.normalization import normalize
 from converter.options import Method, Options
 from converter.progress import Reporter

@@ -1,0 +1,216 @@
+"""What a conversion found and did: the model, its inputs, the data made for it, and the decisions of quantization."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field
+
+from converter.findings.values import (
+    Count,
+    Counts,
+    Curve,
+    Dimension,
+    Seconds,
+    Section,
+    finite_or_none,
+    ordered,
+)
+
+__all__ = [
+    "Caution",
+    "Change",
+    "Environment",
+    "FrontierPoint",
+    "Hypothesis",
+    "Input",
+    "Isolation",
+    "KeptFloat",
+    "Model",
+    "Quantization",
+    "Size",
+    "StepTaken",
+    "Synthesis",
+    "TensorFact",
+    "Timings",
+]
+
+
+class TensorFact(Section):
+    """The name, element type and shape of a graph input or output; a dimension may be a number, a name or unknown."""
+
+    name: str
+    type: str
+    shape: tuple[Dimension, ...] | None = None
+
+
+class Change(Section):
+    """A function-preserving rewriting of the graph: how often, and in words."""
+
+    name: str
+    count: Count
+    sentence: str
+
+
+class Model(Section):
+    """The FP32 model as it came, and what was rewritten before quantization."""
+
+    name: str
+    sha256: str
+    bytes: Count
+    ir_version: int
+    opset: int
+    producer: str = ""
+    nodes: Count
+    parameters: Count
+    macs: Annotated[Count | None, Field(description="multiply-adds of one inference")] = None
+    operators: Counts = Field(default_factory=dict)
+    inputs: tuple[TensorFact, ...] = ()
+    outputs: tuple[TensorFact, ...] = ()
+    notes: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    rewriting_error: Annotated[
+        float | None,
+        Field(description="largest relative difference of the rewritten float model"),
+    ] = None
+
+
+class Isolation(Section):
+    """How a service confined the process that ran the conversion; what could not be had is 0 or false."""
+
+    level: Annotated[str, Field(description="full, partial, or limits: of resources only")]
+    landlock: Annotated[
+        int, Field(ge=0, description="version of Linux' rules for files that held it in its folder")
+    ] = 0
+    seccomp: Annotated[bool, Field(description="whether system calls were filtered")] = False
+    network: Annotated[str, Field(description="none, no-tcp or open")] = "open"
+
+
+class Environment(Section):
+    """Where and how the conversion ran, enough to repeat it."""
+
+    command: str
+    seed: int
+    threads: Annotated[int, Field(ge=1)]
+    device: str = "cpu"
+    cpu: str = "unknown"
+    vnni: Annotated[bool | None, Field(description="whether 8-bit integers multiply at full speed")] = None
+    platform: str = ""
+    python: str = ""
+    packages: Annotated[dict[str, str], BeforeValidator(ordered)] = Field(default_factory=dict)
+    started: Annotated[str, Field(description="ISO 8601, UTC")] = ""
+    isolation: Annotated[Isolation | None, Field(description="null outside a service")] = None
+
+
+class Input(Section):
+    """A graph input and what was fed to it."""
+
+    name: str
+    type: str
+    shape: tuple[Dimension, ...] | None = None
+    shape_used: tuple[int, ...]
+    kind: Annotated[str, Field(description="what it was taken for: picture, signal, features, tokens, state, ...")]
+    distribution: Annotated[str, Field(description="what was drawn, in words")]
+    low: float | None = None
+    high: float | None = None
+    known_by: Annotated[str, Field(description="user, graph, or found: who said so")] = "found"
+
+
+class Hypothesis(Section):
+    """A guess at how an input is meant to be prepared, and how well the network took it."""
+
+    input: str
+    name: str
+    score: Annotated[float | None, BeforeValidator(finite_or_none)] = None
+    taken: bool
+    why: str = ""
+
+
+class Synthesis(Section):
+    """How calibration data came about."""
+
+    method: str
+    description: str = ""
+    samples: Count
+    seconds: Seconds
+    seed: int
+    batch_norm_statistics: Annotated[Count, Field(description="tensors whose statistics were used")] = 0
+    hypotheses: tuple[Hypothesis, ...] = ()
+    loss: tuple[Curve, ...] = ()
+    stopped_by: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class StepTaken(Section):
+    """One step of the quantizer with its measured effect; ``before`` and ``after`` are in ``unit``."""
+
+    name: str
+    applied: bool
+    sentence: str
+    measure: str = ""
+    before: Annotated[float | None, BeforeValidator(finite_or_none)] = None
+    after: Annotated[float | None, BeforeValidator(finite_or_none)] = None
+    unit: str = ""
+    seconds: Seconds | None = None
+
+
+class KeptFloat(Section):
+    """A node left in float, and why."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+class FrontierPoint(Section):
+    """One choice of bit widths: the size it gives and the divergence it is predicted to cost."""
+
+    size_bytes: Count
+    predicted_kl: float
+    chosen: bool = False
+    label: str = ""
+
+
+class Quantization(Section):
+    """What became integers, how, and what did not."""
+
+    precision: str
+    target: str
+    weight_type: str
+    activation_type: str
+    per_channel: bool = True
+    steps: tuple[StepTaken, ...] = ()
+    nodes_quantized: Count
+    nodes_float: Count
+    quantized_operators: Counts = Field(default_factory=dict)
+    kept_float: tuple[KeptFloat, ...] = ()
+    frontier: tuple[FrontierPoint, ...] | None = None
+
+
+class Size(Section):
+    """Bytes on disk."""
+
+    float32_bytes: Annotated[int, Field(ge=1)]
+    int8_bytes: Annotated[int, Field(ge=1)]
+    ratio: Annotated[float, Field(gt=0, description="FP32 bytes over INT8 bytes")]
+
+    @classmethod
+    def of(cls, float32_bytes: int, int8_bytes: int) -> Self:
+        """The size section of two files."""
+        return cls(float32_bytes=float32_bytes, int8_bytes=int8_bytes, ratio=float32_bytes / int8_bytes)
+
+
+class Timings(Section):
+    """Where the time went, in order of the stages, and the most memory held."""
+
+    stages: dict[str, Seconds]
+    total_seconds: Seconds
+    peak_memory_bytes: Count | None = None
+
+
+class Caution(Section):
+    """Something the owner of the model should know; ``kind`` is stable, the message is for people."""
+
+    kind: str
+    message: str
+    place: str | None = None

@@ -1,0 +1,119 @@
+"""How a task is found out: sizes, scales and kinds of the inputs, checked against the original model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from onnx import ModelProto
+from onnxruntime import InferenceSession
+
+from converter.admission.loading import load
+from converter.graph import Graph, multiply_adds, weight_of
+from converter.inputs.plans import SOUND, InputKind, InputPlan, assemble, batch_limit, draw
+from converter.inputs.recognition import describe_inputs
+from converter.inputs.scaling import settle_scalings
+from converter.inputs.sizes import sizes
+from converter.inputs.task import Task
+from converter.normalization import Normalized
+from converter.normalization.equivalence import probe, verify_equivalence
+from converter.options import Options
+from converter.reconstruction import Reconstruction
+from converter.scores import ClassOutput, class_output
+
+__all__ = ["describe_task"]
+
+
+def describe_task(original: ModelProto, normalized: Normalized, network: Reconstruction, options: Options) -> Task:
+    """The task, with the rewritten float model checked against the original on samples from the priors.
+
+    Raises InvalidOption for input specifications that do not fit, VerificationFailed where rewriting
+    changed the function.
+    """
+    graph = Graph(normalized.model)
+    plans = _with_fitting_sizes(normalized.model, graph, network, describe_inputs(graph, options.inputs))
+    plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed)
+    generator = np.random.default_rng(options.seed)
+    feeds = assemble(plans, {plan.name: draw(plan, batch_limit(plans, 1), generator) for plan in plans})
+    error = verify_equivalence(original, normalized.model, [feeds])
+    elements = sizes(network, graph, feeds)
+    macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
+    classes = class_output(graph)
+    return Task(
+        normalized.model,
+        graph,
+        network,
+        plans,
+        normalized.batch_norms,
+        classes,
+        _logits(graph, classes),
+        macs,
+        sum(elements.values()),
+        error,
+    )
+
+
+WINDOWS = (512, 576, 1024, 640, 400, 320, 256)  # samples of sound that networks which listen piece by piece take
+HEARD = 8  # sounds of each length that a network is judged on
+
+
+def _with_fitting_sizes(
+    model: ModelProto, graph: Graph, network: Reconstruction, plans: tuple[InputPlan, ...]
+) -> tuple[InputPlan, ...]:
+    """The plans with the sizes that the model left open set to ones that it runs on, the typical ones if it does."""
+    if not any(plan.free_size for plan in plans):
+        return plans
+    session = load(model)
+    if _runs(session, plans):
+        return plans
+    windows = [tuple(_with_window(plan, length) for plan in plans) for length in WINDOWS]
+    signals = any(plan.kind is InputKind.SIGNAL and plan.free_size for plan in plans)
+    if running := [trial for trial in windows if signals and _runs(session, trial)]:
+        return min(running, key=lambda trial: _excitement(graph, network, trial))
+    found = probe(model, 1)
+    if not found:
+        return plans
+    return tuple(
+        replace(plan, shape=found[0][plan.name].shape[1:]) if plan.free_size and plan.batch_axis == 0 else plan
+        for plan in plans
+    )
+
+
+def _runs(session: InferenceSession, trial: tuple[InputPlan, ...]) -> bool:
+    generator = np.random.default_rng(0)
+    feeds = assemble(trial, {plan.name: draw(plan, batch_limit(trial, 1), generator) for plan in trial})
+    try:
+        session.run(None, feeds)
+    except Exception:  # boundary: onnxruntime's exceptions share no narrower base; these sizes do not go together
+        return False
+    return True
+
+
+def _excitement(graph: Graph, network: Reconstruction, trial: tuple[InputPlan, ...]) -> float:
+    """Mean log peak of the layers' results: least for the length that a network was trained on.
+
+    Silero's detector takes 512 samples after 64 of the piece before; on 512 alone its last encoder layer reaches 2,700
+    instead of 9, since its pieces then end elsewhere (tests/bench/RESULTS.md).
+    """
+    generator = np.random.default_rng(0)
+    quiet = [replace(plan, scaling=SOUND) if plan.kind is InputKind.SIGNAL else plan for plan in trial]
+    layers = [node.output[0] for node in graph.nodes if weight_of(node, graph)]
+    peaks = []
+    for _ in range(HEARD):
+        raw = {plan.name: draw(plan, batch_limit(trial, 1), generator) for plan in quiet}
+        with torch.no_grad():
+            found = network.run({name: torch.from_numpy(each) for name, each in assemble(quiet, raw).items()}, layers)
+        peaks.append([float(value.abs().max()) for value in found.values()])
+    return float(np.log(np.maximum(np.max(peaks, 0), 1e-30)).mean()) if layers else 0.0
+
+
+def _with_window(plan: InputPlan, length: int) -> InputPlan:
+    return replace(plan, shape=(*plan.shape[:-1], length)) if plan.kind is InputKind.SIGNAL and plan.free_size else plan
+
+
+def _logits(graph: Graph, classes: ClassOutput | None) -> str | None:
+    if classes is None:
+        return None
+    node = graph.producer(classes.name)
+    return node.input[0] if node is not None and node.op_type in ("Softmax", "LogSoftmax") else classes.name
