@@ -9,12 +9,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from converter import convert
 from converter.graph import Graph
-from converter.inputs import states
 from converter.inputs.plans import InputKind, draw
 from converter.inputs.recognition import describe_inputs
 from converter.inputs.states import returned_states, settle_states
 from converter.options import Options
-from converter.quantization import stage
+from converter.quantization import closed_loop, stage
 from converter.quantization.closed_loop import run_closed_loop
 from converter.reconstruction import reconstruct
 from tests.networks import node, recurrent, weights
@@ -106,8 +105,8 @@ def test_outputs_that_are_constant_equal_or_no_numbers() -> None:
     broken = run_closed_loop(model, model, graph, describe_inputs(graph, {}), raw)
     assert broken is not None
     assert broken.sqnr_db == -np.inf
-    assert states._sqnr(np.ones(4), np.ones(4)) == states.EQUAL
-    assert states._sqnr(np.ones(4), np.ones(4) + 1e-3) == pytest.approx(60, abs=0.1)
+    assert closed_loop._sqnr(np.ones(4), np.ones(4)) == closed_loop.EQUAL
+    assert closed_loop._sqnr(np.ones(4), np.ones(4) + 1e-3) == pytest.approx(60, abs=0.1)
 
 
 def test_without_states_there_is_no_loop() -> None:
