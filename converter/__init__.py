@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import ConversionError, Refusal, Stopped
-from converter.options import InputSpec, Method, Options, Precision, Step, Target
+from converter.options import Effort, InputSpec, Method, Options, OutputKind, Precision, Prefer, Step, Target
 
 if TYPE_CHECKING:
     from converter.pipeline import Result, convert
@@ -18,10 +18,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "ConversionError",
+    "Effort",
     "InputSpec",
     "Method",
     "Options",
+    "OutputKind",
     "Precision",
+    "Prefer",
     "Refusal",
     "Report",
     "Result",

@@ -12,7 +12,7 @@ import typer
 
 from converter.console import DISAPPOINTED, DONE, REFUSED, emit, one_line, run, showing_progress
 from converter.errors import InvalidOption
-from converter.options import Method, Options, Precision, Step, Target
+from converter.options import Effort, Method, Options, Precision, Prefer, Step, Target
 from converter.outputs import Outputs, existing_model, write_result
 from converter.process_memory import separate_large_blocks
 from converter.progress import Stage
@@ -32,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for every
 @app.command()
 def convert(
     model: Model,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT.onnx")] = None,
+    output: Annotated[Path | None, typer.Option("-o", metavar="OUT.onnx", help="The INT8 model.")] = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="OUT.json", help="The report for machines.")
     ] = None,
@@ -48,8 +48,37 @@ def convert(
     min_agreement: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Exit code 3 if INT8 agrees with FP32 less often, e.g. 0.99.")
     ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Loss of accuracy the report is to exclude, e.g. 0.01.")
+    ] = None,
+    expected_accuracy: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="The FP32 model's own accuracy, if you know it, e.g. 0.76.")
+    ] = None,
+    prefer: Annotated[
+        Prefer | None, typer.Option(help="What decides where they disagree.  [default: accuracy]")
+    ] = None,
+    effort: Annotated[Effort | None, typer.Option(help="Time for the last bit of quality.  [default: normal]")] = None,
     validation: Annotated[
         Path | None, typer.Option(metavar="DATA", help=".npz or image folder of yours, only to measure the result on.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help=".npz or picture folder of yours, to take ranges from instead of synthesis."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Nodes (name, pattern or operator type) to leave in float; repeatable."),
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="The only nodes that may become integers; repeatable.")
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            metavar="NAME=KIND",
+            help="What an output is: classes, detections, embedding, picture or sequence.",
+        ),
     ] = None,
     inputs: Annotated[
         list[str] | None,
@@ -78,27 +107,30 @@ def convert(
         "method": method, "precision": precision, "samples": samples, "seed": seed, "time_budget": time_budget,
         "threads": threads, "min_agreement": min_agreement, "validation": validation, "target": target,
         "inputs": input_specs(inputs or []) or None, "skip": skip or None, "size_budget": size_budget,
+        "max_drop": max_drop, "expected_accuracy": expected_accuracy, "prefer": prefer, "effort": effort,
+        "calibration": calibration, "exclude": exclude or None, "include": include or None,
+        "outputs": output_kinds(outputs or []) or None,
     }  # fmt: skip
     options = read_options(options_file, given)
-    outputs = Outputs.beside(source, output, report, html)
-    outputs.check(source)
+    files = Outputs.beside(source, output, report, html)
+    files.check(source)
     machine = sys.stdout
     separate_large_blocks()
 
-    def announce(stage: Stage, files: list[str]) -> None:
+    def announce(stage: Stage, kept: list[str]) -> None:
         if as_json:
-            emit({"event": "checkpoint", "stage": stage, "files": files}, machine)
+            emit({"event": "checkpoint", "stage": stage, "files": kept}, machine)
 
     with showing_progress(as_json) as listener:
         from converter.checkpoints import Checkpoints  # these bring torch and onnxruntime: seconds, so only now
         from converter.pipeline import convert as convert_model
 
         result = convert_model(source, options, listener, Checkpoints(checkpoints, announce))
-        write_result(result, outputs)
+        write_result(result, files)
     if as_json:
-        emit({"event": "result", "model": str(outputs.model), "report": str(outputs.report), "html": str(outputs.html)})
+        emit({"event": "result", "model": str(files.model), "report": str(files.report), "html": str(files.html)})
     else:
-        print(closing_lines(result.report, outputs))
+        print(closing_lines(result.report, files))
     if options.min_agreement is None or agrees(result.report, options.min_agreement):
         return DONE
     print(
@@ -135,8 +167,9 @@ def read_options(file: Path | None, given: dict[str, Any]) -> Options:
         if not isinstance(stored, dict):
             raise InvalidOption(f"{file} does not hold a JSON object.", field="options")
     options = Options.from_dict(stored | {name: value for name, value in given.items() if value is not None})
-    if options.validation is not None and not options.validation.exists():
-        raise InvalidOption(f"There is no validation data at {options.validation}.", field="validation")
+    for name, path in (("validation", options.validation), ("calibration", options.calibration)):
+        if path is not None and not path.exists():
+            raise InvalidOption(f"There is no {name} data at {path}.", field=name)
     return options
 
 
@@ -151,6 +184,21 @@ def input_specs(given: Sequence[str]) -> dict[str, str]:
             )
         specs[name] = f"{specs[name]};{spec}" if name in specs else spec
     return specs
+
+
+def output_kinds(given: Sequence[str]) -> dict[str, str]:
+    """NAME=KIND, several times, as a mapping; raises InvalidOption."""
+    kinds: dict[str, str] = {}
+    for text in given:
+        name, equals, kind = text.rpartition("=")
+        if not (name and equals and kind):
+            raise InvalidOption(
+                f"--output {text!r} is not NAME=KIND.",
+                field="outputs",
+                remedy="For example --output scores=classes; the file to write is named with -o.",
+            )
+        kinds[name] = kind
+    return kinds
 
 
 def closing_lines(report: Report, outputs: Outputs) -> str:

@@ -15,7 +15,18 @@ from converter.errors import InvalidOption
 
 E = TypeVar("E", bound=StrEnum)
 
-__all__ = ["InputSpec", "Method", "Options", "Precision", "Step", "Target", "read_size"]
+__all__ = [
+    "Effort",
+    "InputSpec",
+    "Method",
+    "Options",
+    "OutputKind",
+    "Precision",
+    "Prefer",
+    "Step",
+    "Target",
+    "read_size",
+]
 
 SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([KMG]i?B|B)?", re.IGNORECASE)
 UNITS = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
@@ -49,6 +60,31 @@ class Target(StrEnum):
     ARM64 = "arm64"
 
 
+class Prefer(StrEnum):
+    """What decides where integers are slower than float, or float closer than integers."""
+
+    ACCURACY = "accuracy"
+    SPEED = "speed"
+
+
+class Effort(StrEnum):
+    """How much time may be spent on a result that is nearly as good already."""
+
+    FAST = "fast"
+    NORMAL = "normal"
+    BEST = "best"
+
+
+class OutputKind(StrEnum):
+    """What an output carries, which decides how it is compared; nobody needs to state it."""
+
+    CLASSES = "classes"
+    DETECTIONS = "detections"
+    EMBEDDING = "embedding"
+    PICTURE = "picture"
+    SEQUENCE = "sequence"
+
+
 class Step(StrEnum):
     """The function-preserving and error-correcting steps, each of which can be left out."""
 
@@ -69,6 +105,12 @@ class InputSpec:
     std: tuple[float, ...] | None = None
     shape: tuple[int, ...] | None = None
     tokens: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            _check_spec(self)
+        except (ValueError, TypeError) as problem:
+            raise _bad_spec(str(self), str(problem)) from problem
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -109,6 +151,20 @@ class InputSpec:
         return cls(**dict(entries))
 
 
+def _check_spec(spec: InputSpec) -> None:
+    """Raises ValueError saying which entry contradicts itself."""
+    if spec.value_range is not None:
+        low, high = spec.value_range
+        if not low < high:
+            raise ValueError("range needs LOW:HIGH with LOW below HIGH")
+    if spec.std is not None and not min(spec.std) > 0:
+        raise ValueError("std must be positive")
+    if spec.shape is not None and min(spec.shape) < 1:
+        raise ValueError("every size in shape must be at least 1")
+    if spec.tokens is not None and not 0 <= spec.tokens[0] < spec.tokens[1]:
+        raise ValueError("tokens needs LOW:HIGH with 0 <= LOW < HIGH")
+
+
 def _spelled(key: str, values: Sequence[float]) -> list[str]:
     """The numbers of one entry as ``parse`` finds them between its colons."""
     words = [str(value) for value in values]
@@ -134,26 +190,17 @@ def _parse_spec_entry(key: str, values: list[str]) -> tuple[str, Any]:
     match key, values:
         case "range", [low, high]:
             bounds = (*_numbers(low), *_numbers(high))
-            if len(bounds) != 2 or bounds[0] >= bounds[1]:
+            if len(bounds) != 2:
                 raise ValueError("range needs LOW:HIGH with LOW below HIGH")
             return "value_range", bounds
         case "mean", [text]:
             return "mean", _numbers(text)
         case "std", [text]:
-            deviations = _numbers(text)
-            if min(deviations) <= 0:
-                raise ValueError("std must be positive")
-            return "std", deviations
+            return "std", _numbers(text)
         case "shape", [text]:
-            shape = tuple(int(size) for size in text.lower().split("x"))
-            if min(shape) < 1:
-                raise ValueError("every size in shape must be at least 1")
-            return "shape", shape
+            return "shape", tuple(int(size) for size in text.lower().split("x"))
         case "tokens", [low, high]:
-            tokens = (int(low), int(high))
-            if tokens[0] >= tokens[1] or tokens[0] < 0:
-                raise ValueError("tokens needs LOW:HIGH with 0 <= LOW < HIGH")
-            return "tokens", tokens
+            return "tokens", (int(low), int(high))
     raise ValueError(f"{key}={':'.join(values)} is not known")
 
 
@@ -161,6 +208,11 @@ def _parse_spec_entry(key: str, values: list[str]) -> tuple[str, Any]:
 class Options:
     """Everything that decides a conversion besides the model; equal options give an equal result.
 
+    ``calibration`` is data of the owner's (.npz or a folder of pictures) that ranges are taken from instead of
+    synthesized inputs. ``exclude`` names nodes that stay in float, ``include`` the only ones that may not: names or
+    patterns (``*``, ``?``, ``[..]``) of nodes, or operator types. ``outputs`` says what an output carries where the
+    guess would be wrong. ``max_drop`` is the loss of accuracy that the report must exclude, as a share, and
+    ``expected_accuracy`` the float model's own, which sharpens that.
     ``time_budget`` bounds synthesis and optimization together, in seconds. ``skip`` names steps to leave out.
     ``size_budget`` (mixed precision) is the weights' size: up to 1 a fraction of INT8's, above 1 bytes, or a text that
     ``read_size`` reads, such as 1.5MiB.
@@ -178,6 +230,14 @@ class Options:
     target: Target = Target.X64_VNNI
     skip: frozenset[Step] = frozenset()
     size_budget: float = 0.75
+    calibration: Path | None = None
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    outputs: Mapping[str, OutputKind] = field(default_factory=dict)
+    max_drop: float | None = None
+    expected_accuracy: float | None = None
+    prefer: Prefer = Prefer.ACCURACY
+    effort: Effort = Effort.NORMAL
 
     def __post_init__(self) -> None:
         coerced: dict[str, Any] = {
@@ -187,6 +247,14 @@ class Options:
             "skip": frozenset(_member(Step, "skip", step) for step in self.skip),
             "size_budget": _size(self.size_budget),
             "validation": None if self.validation is None else Path(self.validation),
+            "calibration": None if self.calibration is None else Path(self.calibration),
+            "exclude": _patterns("exclude", self.exclude),
+            "include": _patterns("include", self.include),
+            "outputs": MappingProxyType(
+                {name: _member(OutputKind, "outputs", kind) for name, kind in self.outputs.items()}
+            ),
+            "prefer": _member(Prefer, "prefer", self.prefer),
+            "effort": _member(Effort, "effort", self.effort),
             "inputs": MappingProxyType(
                 {
                     name: spec if isinstance(spec, InputSpec) else InputSpec.read(spec)
@@ -198,14 +266,15 @@ class Options:
             object.__setattr__(self, name, value)
         for name in ("samples", "seed", "threads"):
             _check(_is_whole(getattr(self, name)), name, "must be a whole number")
-        for name in ("time_budget", "min_agreement", "size_budget"):
+        for name in ("time_budget", "min_agreement", "size_budget", "max_drop", "expected_accuracy"):
             _check(isinstance(getattr(self, name), int | float | None), name, "must be a number")
         _check(self.samples >= 8 and self.samples <= 4096, "samples", "must be from 8 to 4096")
         _check(0 <= self.seed < 2**32, "seed", "must be from 0 to 4294967295")
         _check(1 <= self.time_budget <= 86_400, "time_budget", "must be from 1 to 86400 seconds")
         _check(1 <= self.threads <= 256, "threads", "must be from 1 to 256")
-        agreement = self.min_agreement
-        _check(agreement is None or 0 <= agreement <= 1, "min_agreement", "must be from 0 to 1, such as 0.99")
+        for name, example in (("min_agreement", 0.99), ("max_drop", 0.01), ("expected_accuracy", 0.76)):
+            share = getattr(self, name)
+            _check(share is None or 0 <= share <= 1, name, f"must be from 0 to 1, such as {example}")
         _check(self.size_budget > 0 and math.isfinite(self.size_budget), "size_budget", "must be positive")
 
     @classmethod
@@ -228,6 +297,12 @@ class Options:
             "target": str(self.target),
             "skip": sorted(map(str, self.skip)),
             "validation": None if self.validation is None else self.validation.name,
+            "calibration": None if self.calibration is None else self.calibration.name,
+            "exclude": list(self.exclude),
+            "include": list(self.include),
+            "outputs": {name: str(kind) for name, kind in self.outputs.items()},
+            "prefer": str(self.prefer),
+            "effort": str(self.effort),
             "inputs": {
                 name: {each.name: value for each in fields(spec) if (value := getattr(spec, each.name)) is not None}
                 for name, spec in self.inputs.items()
@@ -249,6 +324,15 @@ def read_size(text: str) -> float:
 
 def _size(given: object) -> object:
     return read_size(given) if isinstance(given, str) else given
+
+
+def _patterns(name: str, given: object) -> tuple[str, ...]:
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    _check(several, name, "must be a list of names or patterns")
+    assert isinstance(given, Sequence)
+    for each in given:
+        _check(isinstance(each, str) and each != "", name, "must hold names or patterns that are not empty")
+    return tuple(given)
 
 
 def _is_whole(value: object) -> bool:

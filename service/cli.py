@@ -100,7 +100,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it is done and fetch the files.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Put the files here.  [default: beside the model]"),
+        typer.Option("-o", metavar="DIR", help="Put the files here.  [default: beside the model]"),
     ] = None,
     method: Annotated[Method | None, typer.Option(help="How calibration data come about.")] = None,
     precision: Annotated[Precision | None, typer.Option(help="What weights and activations become.")] = None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from converter.errors import InvalidOption
-from converter.options import Method, Options, Precision, Step, Target, read_size
+from converter.options import Effort, Method, Options, OutputKind, Precision, Prefer, Step, Target, read_size
 from service.problems import invalid_fields
 
 __all__ = ["CHOICES", "NOT_TAKEN", "Choices", "ConversionOptions", "canonical", "read_options"]
@@ -19,6 +19,7 @@ DEFAULTS = Options()
 
 NOT_TAKEN = {
     "validation": "Validation data are taken by the command line only; run zsq convert --validation.",
+    "calibration": "Calibration data are taken by the command line only; run zsq convert --calibration.",
     "threads": "The operator of the service decides on the number of threads.",
 }
 """Options of the converter that the service does not take, and what to do instead."""
@@ -37,6 +38,16 @@ CHOICES: Mapping[StrEnum, str] = {
     Target.X64_VNNI: "Intel and AMD processors since about 2019.",
     Target.X64: "Older Intel and AMD processors; avoids saturation in 8-bit products.",
     Target.ARM64: "ARM servers, phones and Apple silicon.",
+    Prefer.ACCURACY: "Stays closer to FP32 where the two disagree.",
+    Prefer.SPEED: "Runs faster where the two disagree.",
+    Effort.FAST: "Answers soon, and leaves out what gains least.",
+    Effort.NORMAL: "What most models need.",
+    Effort.BEST: "Takes its time for the last bit of quality.",
+    OutputKind.CLASSES: "One score a class; the largest is the decision.",
+    OutputKind.DETECTIONS: "Boxes, scores or other facts of many places.",
+    OutputKind.EMBEDDING: "A vector whose direction matters.",
+    OutputKind.PICTURE: "A picture or a map of values.",
+    OutputKind.SEQUENCE: "Scores of tokens, one row a step.",
     Step.EQUALIZATION: "Scales channels of neighbouring layers to like ranges; done at w4a4 only.",
     Step.MIGRATION: "Moves outliers from activations into weights, unless weights alone get 4 bits.",
     Step.BIAS_CORRECTION: "Takes the mean error out of each layer.",
@@ -90,6 +101,14 @@ class Choices(BaseModel):
         description="For mixed precision, the weights' size: a share of INT8's such as 0.75, or a size such as 1.5MiB.",
         examples=[0.75, "1.5MiB"],
     )
+    max_drop: float | None = Field(
+        default=DEFAULTS.max_drop, ge=0, le=1, description="Loss of accuracy that the report is to exclude, as a share."
+    )
+    expected_accuracy: float | None = Field(
+        default=DEFAULTS.expected_accuracy, ge=0, le=1, description="The FP32 model's own accuracy, if it is known."
+    )
+    prefer: Prefer = Field(default=DEFAULTS.prefer, description="What decides where speed and accuracy disagree.")
+    effort: Effort = Field(default=DEFAULTS.effort, description="How much time the last bit of quality is worth.")
     skip: list[Step] = Field(default_factory=list, max_length=len(Step), description="Steps to leave out.")
 
 
@@ -106,6 +125,20 @@ class ConversionOptions(Choices):
             "shape=1x3x224x224 or tokens=0:30522."
         ),
         examples=[{"image": "range=0:255"}],
+    )
+    outputs: dict[str, OutputKind] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="What an output carries, by its name, where the guess would be wrong.",
+        examples=[{"scores": "classes"}],
+    )
+    exclude: list[str] = Field(
+        default_factory=list,
+        max_length=256,
+        description="Nodes to leave in float: names, patterns such as /head/*, or operator types.",
+    )
+    include: list[str] = Field(
+        default_factory=list, max_length=256, description="The only nodes that may become integers, named likewise."
     )
 
 

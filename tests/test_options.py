@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import InvalidOption
-from converter.options import InputSpec, Method, Options, Precision, Step, Target, read_size
+from converter.options import Effort, InputSpec, Method, Options, OutputKind, Precision, Prefer, Step, Target, read_size
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,11 @@ def test_specifications_that_mean_nothing_are_refused(text: str) -> None:
         *[("threads", value) for value in (0, 257, 1.0, "all")],
         *[("min_agreement", value) for value in (-0.1, 1.1, 99, math.nan, "0.99")],
         *[("size_budget", value) for value in (0, -1, math.inf, math.nan, "half", "", "-1MiB", "0MiB", "1.5 M")],
+        *[(name, value) for name in ("max_drop", "expected_accuracy") for value in (-0.1, 1.1, 76, math.nan, "1 %")],
+        *[(name, value) for name in ("exclude", "include") for value in ("Conv", [""], [3], 3)],
+        ("outputs", {"scores": "numbers"}),
+        ("prefer", "size"),
+        ("effort", "most"),
         ("colour", "red"),
     ],
 )
@@ -108,6 +113,16 @@ def test_specifications_as_plain_values_are_checked_too(entry: dict[str, Any]) -
         Options.from_dict({"inputs": {"x": entry}})
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [{"value_range": (5, 1)}, {"std": (0.0,)}, {"shape": (0,)}, {"tokens": (3, 3)}, {"value_range": (math.nan, 1.0)}],
+)
+def test_specifications_that_contradict_themselves_are_refused_in_python_too(entry: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption) as refused:
+        InputSpec(**entry)
+    assert refused.value.field == "input"
+
+
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 specs = st.builds(
     InputSpec,
@@ -130,6 +145,13 @@ choices = st.builds(
     target=st.sampled_from(Target),
     skip=st.frozensets(st.sampled_from(Step)),
     size_budget=st.floats(0.01, 1e9),
+    exclude=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
+    include=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
+    outputs=st.dictionaries(st.text(max_size=5), st.sampled_from(OutputKind), max_size=3),
+    max_drop=st.none() | st.floats(0, 1),
+    expected_accuracy=st.none() | st.floats(0, 1),
+    prefer=st.sampled_from(Prefer),
+    effort=st.sampled_from(Effort),
 )
 
 
@@ -152,7 +174,8 @@ def test_plain_values_become_what_they_mean() -> None:
 
 
 def test_the_report_does_not_tell_where_the_owners_data_lie() -> None:
-    assert Options(validation=Path("/home/someone/secret/data.npz")).to_dict()["validation"] == "data.npz"
+    told = Options(validation=Path("/home/someone/a.npz"), calibration=Path("/home/someone/b.npz")).to_dict()
+    assert (told["validation"], told["calibration"]) == ("a.npz", "b.npz")
 
 
 def test_options_are_not_to_be_changed() -> None:
