@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import InvalidOption
@@ -155,6 +155,7 @@ choices = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine is no failure
 @given(choices)
 def test_options_go_through_json_and_back(options: Options) -> None:
     assert Options.from_dict(json.loads(json.dumps(options.to_dict()))) == options
