@@ -15,9 +15,9 @@ from onnx import ModelProto
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
 from converter.evaluation.stage import measure
-from converter.evaluation.validation import find_validation
 from converter.files import write_whole
 from converter.inputs.description import describe_task
+from converter.inputs.own_data import find_data
 from converter.normalization import normalize
 from converter.options import Options, Precision
 from converter.process_memory import return_freed_memory
@@ -83,7 +83,7 @@ def convert(
         with clock.stage(Stage.RECONSTRUCTION, "rebuilding the network in torch"):
             network = reconstruct(normalized.model)
             task = describe_task(admitted.model, normalized, network, options)
-            data = find_validation(admitted.model, task.plans, options.validation)
+            data = find_data(admitted.model, task.plans, options.validation)
             kept = kept.of(task.model, options)
         with clock.stage(Stage.SYNTHESIS, f"making calibration data ({options.method})"):
             samples = make_samples(task, options, clock.reporter, kept)

@@ -14,8 +14,9 @@ from converter.evaluation.kernels import count_kernels
 from converter.evaluation.latency import measure_latency
 from converter.evaluation.layers import layer_fidelity
 from converter.evaluation.prediction import load_measurements, predict
-from converter.evaluation.validation import ValidationData, measure_validation
+from converter.evaluation.validation import measure_validation
 from converter.findings import Fidelity, Kernels, Latency, Layer, Prediction, Validation
+from converter.inputs.own_data import OwnData
 from converter.inputs.task import Task
 from converter.options import Options
 from converter.quantization.stage import Integers
@@ -48,7 +49,7 @@ def measure(
     samples: Synthesis,
     integers: Integers,
     options: Options,
-    data: ValidationData | None = None,
+    data: OwnData | None = None,
 ) -> Measured:
     """Fidelity on held-out samples, validation, layers, kernels and latency of the INT8 model.
 

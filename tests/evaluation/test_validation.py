@@ -12,8 +12,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 from converter.errors import InvalidOption
-from converter.evaluation.pictures import Preparation
-from converter.evaluation.validation import load_validation, measure_validation
+from converter.evaluation.validation import measure_validation
+from converter.inputs.own_data import load_data
+from converter.inputs.pictures import Preparation
 
 
 def classifier(weight: np.ndarray, batch: int | str = "N") -> ModelProto:
@@ -73,7 +74,7 @@ def test_top1_before_and_after_with_the_paired_standard_error(tmp_path: Path) ->
     other = WEIGHT + 0.3 * np.random.default_rng(2).standard_normal(WEIGHT.shape)
     labels = (X @ WEIGHT).argmax(1)
     labels[:10] = (labels[:10] + 1) % 4
-    data = load_validation(save(tmp_path / "data.npz", x=X, labels=labels), classifier(WEIGHT))
+    data = load_data(save(tmp_path / "data.npz", x=X, labels=labels), classifier(WEIGHT))
     result = measure_validation(data, classifier(WEIGHT), classifier(other))
     (metric,) = result.metrics
     right = (X @ other).argmax(1) == labels
@@ -87,7 +88,7 @@ def test_top1_before_and_after_with_the_paired_standard_error(tmp_path: Path) ->
 
 
 def test_without_labels_there_is_agreement_and_no_metric(tmp_path: Path) -> None:
-    data = load_validation(save(tmp_path / "data.npz", x=X), classifier(WEIGHT))
+    data = load_data(save(tmp_path / "data.npz", x=X), classifier(WEIGHT))
     result = measure_validation(data, classifier(WEIGHT), classifier(WEIGHT * 1.01))
     assert result.metrics == ()
     assert not result.labelled
@@ -99,19 +100,19 @@ def test_labels_of_a_model_that_does_not_classify_are_not_used_and_that_is_said(
     model = classifier(WEIGHT[:, :1].repeat(4, axis=1))
     model.graph.node[0].output[0] = "inner"
     model.graph.node.append(helper.make_node("Tanh", ["inner"], ["scores"], name="tanh"))
-    data = load_validation(save(tmp_path / "data.npz", x=X, labels=np.zeros(50, np.int64)), model)
+    data = load_data(save(tmp_path / "data.npz", x=X, labels=np.zeros(50, np.int64)), model)
     result = measure_validation(data, model, model)
     assert result.metrics == ()
     assert any("labels" in note for note in result.notes)
 
 
 def test_numbers_of_another_type_are_converted_where_nothing_is_lost(tmp_path: Path) -> None:
-    data = load_validation(save(tmp_path / "data.npz", x=X.astype(np.float64)), classifier(WEIGHT))
+    data = load_data(save(tmp_path / "data.npz", x=X.astype(np.float64)), classifier(WEIGHT))
     assert next(data.feeds())["x"].dtype == np.float32
 
 
 def test_samples_that_do_not_fill_a_fixed_batch_are_left_out_and_that_is_said(tmp_path: Path) -> None:
-    data = load_validation(save(tmp_path / "data.npz", x=X, labels=np.zeros(50, np.int64)), classifier(WEIGHT, batch=8))
+    data = load_data(save(tmp_path / "data.npz", x=X, labels=np.zeros(50, np.int64)), classifier(WEIGHT, batch=8))
     assert data.samples == 48
     assert data.labels is not None
     assert len(data.labels) == 48
@@ -124,7 +125,7 @@ def test_samples_that_do_not_fill_a_fixed_batch_are_left_out_and_that_is_said(tm
 
 @pytest.mark.parametrize("size", [(8, 8), (32, 20), (9, 40), (4, 3)])
 def test_pictures_of_any_size_are_labelled_by_their_folders(tmp_path: Path, size: tuple[int, int]) -> None:
-    data = load_validation(pictures(tmp_path / "set", size=size), brightness(), SIGNED)
+    data = load_data(pictures(tmp_path / "set", size=size), brightness(), SIGNED)
     result = measure_validation(data, brightness(), brightness())
     (metric,) = result.metrics
     assert (metric.float32, metric.int8, metric.difference, metric.standard_error, metric.n) == (1, 1, 0, 0, 6)
@@ -145,28 +146,26 @@ def test_scale_offset_and_layout_are_those_of_the_preparation(tmp_path: Path) ->
 
 def test_grayscale(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set")
-    data = load_validation(
-        folder, brightness(channels=1), Preparation("picture", (1, 8, 8), scale=(2.0,), offset=(-1.0,))
-    )
+    data = load_data(folder, brightness(channels=1), Preparation("picture", (1, 8, 8), scale=(2.0,), offset=(-1.0,)))
     assert measure_validation(data, brightness(channels=1), brightness(channels=1)).metrics[0].float32 == 1
     assert next(data.feeds())["picture"].shape == (6, 1, 8, 8)
 
 
 def test_channels_last(tmp_path: Path) -> None:
     preparation = Preparation("picture", (8, 8, 3), channels_last=True, scale=(2.0,), offset=(-1.0,))
-    data = load_validation(pictures(tmp_path / "set"), brightness("NHWC"), preparation)
+    data = load_data(pictures(tmp_path / "set"), brightness("NHWC"), preparation)
     assert measure_validation(data, brightness("NHWC"), brightness("NHWC")).metrics[0].float32 == 1
 
 
 def test_folders_named_by_numbers_are_those_classes(tmp_path: Path) -> None:
-    data = load_validation(pictures(tmp_path / "set", names=("2", "10")), brightness(classes=12), SIGNED)
+    data = load_data(pictures(tmp_path / "set", names=("2", "10")), brightness(classes=12), SIGNED)
     assert data.labels is not None
     assert sorted(set(data.labels.tolist())) == [2, 10]
 
 
 def test_pictures_without_folders_have_no_labels(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set") / "dark"
-    data = load_validation(folder, brightness(), SIGNED)
+    data = load_data(folder, brightness(), SIGNED)
     assert data.labels is None
     assert data.samples == 3
 
@@ -192,20 +191,20 @@ def test_pictures_without_folders_have_no_labels(tmp_path: Path) -> None:
 )
 def test_arrays_that_do_not_fit_are_refused_by_name(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
     with pytest.raises(InvalidOption, match=words) as caught:
-        load_validation(save(tmp_path / "data.npz", **arrays), classifier(WEIGHT))
+        load_data(save(tmp_path / "data.npz", **arrays), classifier(WEIGHT))
     assert caught.value.field == "validation"
 
 
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="npz"):
-        load_validation(save(tmp_path / "data.npz", x=np.array([{}], object)), classifier(WEIGHT))
+        load_data(save(tmp_path / "data.npz", x=np.array([{}], object)), classifier(WEIGHT))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04damaged"])
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(InvalidOption, match="cannot be read"):
-        load_validation(tmp_path / "data.npz", classifier(WEIGHT))
+        load_data(tmp_path / "data.npz", classifier(WEIGHT))
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -> None:
@@ -214,7 +213,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / "data.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", buffer.getvalue())
     with pytest.raises(InvalidOption, match="too much"):
-        load_validation(tmp_path / "data.npz", classifier(WEIGHT), largest_bytes=1_000_000)
+        load_data(tmp_path / "data.npz", classifier(WEIGHT), largest_bytes=1_000_000)
 
 
 def test_whole_numbers_are_not_made_of_fractions(tmp_path: Path) -> None:
@@ -226,40 +225,40 @@ def test_whole_numbers_are_not_made_of_fractions(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
     with pytest.raises(InvalidOption, match="float32"):
-        load_validation(save(tmp_path / "data.npz", ids=np.ones((3, 2), np.float32)), model)
+        load_data(save(tmp_path / "data.npz", ids=np.ones((3, 2), np.float32)), model)
 
 
 def test_neither_file_nor_folder_of_a_known_kind(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("1,2")
     with pytest.raises(InvalidOption, match="neither"):
-        load_validation(tmp_path / "data.csv", classifier(WEIGHT))
+        load_data(tmp_path / "data.csv", classifier(WEIGHT))
 
 
 def test_pictures_for_a_model_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="one picture"):
-        load_validation(pictures(tmp_path / "set"), classifier(WEIGHT))
+        load_data(pictures(tmp_path / "set"), classifier(WEIGHT))
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="no pictures"):
-        load_validation(tmp_path, brightness(), SIGNED)
+        load_data(tmp_path, brightness(), SIGNED)
 
 
 def test_classes_that_cannot_be_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="2 class folders and the model has 5") as caught:
-        load_validation(pictures(tmp_path / "set"), brightness(classes=5), SIGNED)
+        load_data(pictures(tmp_path / "set"), brightness(classes=5), SIGNED)
     assert "0, 1, 2" in str(caught.value)
 
 
 def test_a_class_number_beyond_the_model(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="folder 7"):
-        load_validation(pictures(tmp_path / "set", names=("0", "7")), brightness(), SIGNED)
+        load_data(pictures(tmp_path / "set", names=("0", "7")), brightness(), SIGNED)
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set")
     (folder / "dark" / "1.png").write_bytes(b"not a picture")
-    data = load_validation(folder, brightness(), SIGNED)
+    data = load_data(folder, brightness(), SIGNED)
     with pytest.raises(InvalidOption, match=r"dark/1\.png"):
         measure_validation(data, brightness(), brightness())
 
@@ -268,4 +267,4 @@ def test_a_picture_of_too_many_pixels_is_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     Image.new("1", (9000, 8000)).save(tmp_path / "set" / "large.png")
     with pytest.raises(InvalidOption, match="9000x8000"):
-        measure_validation(load_validation(tmp_path / "set", brightness(), SIGNED), brightness(), brightness())
+        measure_validation(load_data(tmp_path / "set", brightness(), SIGNED), brightness(), brightness())

@@ -10,12 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from converter.errors import InvalidOption
-
-__all__ = ["SUFFIXES", "Preparation"]
+__all__ = ["SUFFIXES", "Preparation", "Unusable"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MOST_PIXELS = 64_000_000
+
+
+class Unusable(Exception):
+    """Data that the owner gave do not serve: what is wrong with them, and what to do about it."""
+
+    def __init__(self, problem: str, remedy: str | None = None) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Preparation:
         return height, width
 
     def read(self, path: Path) -> NDArray[np.float32]:
-        """The picture as one sample of the input; raises InvalidOption naming the file."""
+        """The picture as one sample of the input; raises Unusable naming the file."""
         pixels = _decode(path, self.channels, self.size)  # [height, width, channels] in [0, 1]
         prepared = pixels * np.asarray(self.scale, np.float32) + np.asarray(self.offset, np.float32)
         return np.ascontiguousarray(prepared if self.channels_last else prepared.transpose(2, 0, 1), np.float32)
@@ -59,12 +65,10 @@ def _decode(path: Path, channels: int, size: tuple[int, int]) -> NDArray[np.floa
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
                 if opened.width * opened.height > MOST_PIXELS:
-                    raise InvalidOption(f"{path.name} has {opened.width}x{opened.height} pixels.", field="validation")
+                    raise Unusable(f"{path.name} has {opened.width}x{opened.height} pixels")
                 picture = opened.convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as problem:
-        raise InvalidOption(
-            f"{path.parent.name}/{path.name} is not a picture that can be read.", field="validation"
-        ) from problem
+        raise Unusable(f"{path.parent.name}/{path.name} is not a picture that can be read") from problem
     if picture.size != (width, height):
         cover = max(width / picture.width, height / picture.height)
         if cover < 7 / 8:
