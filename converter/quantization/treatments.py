@@ -1,0 +1,103 @@
+"""What each node's numbers become, node by node, and the file in which that is so.
+
+Four treatments live side by side in one model: static integers (written before by onnxruntime's quantizer), dynamic
+ones, weights alone, and float. Each is a plain choice for a whole model too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from onnx import ModelProto, helper
+
+from converter.graph import Graph, subgraphs
+from converter.normalization.constants import remove_unused
+from converter.normalization.rewriting import Rewriting
+from converter.quantization.dynamic_nodes import cannot_be_dynamic, write_dynamic
+from converter.quantization.integer_weights import weight_slots
+from converter.quantization.stored_nodes import write_stored
+from converter.quantization.weight_storage import Storage
+
+__all__ = ["Treated", "Treatment", "treat", "uniform"]
+
+
+class Treatment(StrEnum):
+    """How a node computes: on integers of fixed ranges, on integers of ranges found at run time, or in float."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+    WEIGHTS = "weights"  # stored as integers, computed with in float
+    FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class Treated:
+    """The model, what each node became that is not float, and why a node became less than was asked for."""
+
+    model: ModelProto
+    nodes: Mapping[str, Treatment]
+    reasons: Mapping[str, str]
+
+
+def treat(model: ModelProto, wanted: Mapping[str, Treatment]) -> Treated:
+    """The model with the nodes that ``wanted`` names dynamic or with weights as integers, and every other as it is.
+
+    ``model`` is a float model, or one whose static nodes onnxruntime's quantizer has written already. A node that
+    cannot be dynamic gets integer weights, one that has none stays float; the reasons say why.
+    """
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    graph = Graph(changed)
+    settled, reasons = _settle(graph, wanted)
+    rewriting = Rewriting(changed)
+    tables = [node.input[0] for node in graph.nodes if node.op_type == "Gather" and node.name in settled]
+    multiplied = [node for node in graph.nodes if node.op_type in ("MatMul", "Gemm") and node.name in settled]
+    storage = Storage(rewriting, dict.fromkeys(tables), dict.fromkeys(node.input[1] for node in multiplied))
+    quantized: dict[str, tuple[str, str, str]] = {}
+    unpacked: dict[str, str] = {}
+    for node in rewriting.nodes:
+        match settled.get(node.name):
+            case Treatment.DYNAMIC:
+                rewriting.replace(node, *write_dynamic(node, storage, quantized))
+            case Treatment.WEIGHTS:
+                rewriting.replace(node, *write_stored(node, graph, storage, unpacked))
+    finished, _ = remove_unused(rewriting.finish())
+    if any(node.domain == "com.microsoft" for node in finished.graph.node):
+        known = {entry.domain for entry in finished.opset_import}
+        finished.opset_import.extend([helper.make_opsetid("com.microsoft", 1)] if "com.microsoft" not in known else [])
+    return Treated(finished, settled, reasons)
+
+
+def _settle(graph: Graph, wanted: Mapping[str, Treatment]) -> tuple[dict[str, Treatment], dict[str, str]]:
+    """What each node can become of what it should, and why some cannot."""
+    settled: dict[str, Treatment] = {}
+    reasons: dict[str, str] = {}
+    for node in graph.nodes:
+        treatment = wanted.get(node.name, Treatment.FLOAT)
+        if treatment not in (Treatment.DYNAMIC, Treatment.WEIGHTS):
+            continue
+        if treatment is Treatment.DYNAMIC and (reason := cannot_be_dynamic(node, graph)):
+            treatment = Treatment.WEIGHTS
+            reasons[node.name] = reason
+        if treatment is Treatment.WEIGHTS and not weight_slots(node, graph):
+            reasons[node.name] = "it has no constant weights that would be smaller in 8 bits"
+            continue
+        settled[node.name] = treatment
+    for node in graph.nodes:  # a table that someone reads in float would be in the file twice
+        if node.op_type == "Gather" and node.name in settled:
+            others = [each for each in graph.consumers(node.input[0]) if each.name not in settled]
+            if others or node.input[0] in graph.output_names:
+                del settled[node.name]
+                reasons[node.name] = f"{others[0].name if others else 'an output'} reads its table in float"
+    return settled, reasons
+
+
+def uniform(graph: Graph, treatment: Treatment) -> dict[str, Treatment]:
+    """The treatment for every node that it can be for; integer weights for the others that have weights."""
+    return {
+        node.name: Treatment.WEIGHTS if treatment is Treatment.DYNAMIC and cannot_be_dynamic(node, graph) else treatment
+        for node in graph.nodes
+        if not subgraphs(node) and weight_slots(node, graph)
+    }
