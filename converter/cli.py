@@ -82,9 +82,7 @@ def convert(
     ] = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option(
-            "--input", metavar="NAME=SPEC", help="What you know of an input: range=0:255, shape=1x3x224x224 ..."
-        ),
+        typer.Option("--input", metavar="NAME=SPEC", help="What you know of an input: range=0:255, kind=tokens ..."),
     ] = None,
     target: Annotated[Target | None, typer.Option(help="The processor that will run it.")] = None,
     skip: Annotated[list[Step] | None, typer.Option(help="Leave this step out; may be repeated.")] = None,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from converter.errors import InvalidOption
+from converter.specifications import InputSpec
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -97,114 +98,6 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True)
-class InputSpec:
-    """What the owner knows about one input; whatever is None is found out from the model."""
-
-    value_range: tuple[float, float] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    shape: tuple[int, ...] | None = None
-    tokens: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        try:
-            _check_spec(self)
-        except (ValueError, TypeError) as problem:
-            raise _bad_spec(str(self), str(problem)) from problem
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """``range=0:255``, ``mean=..:std=..``, ``shape=1x3x224x224``, ``tokens=0:30522``, joined by ``;`` or ``:``.
-
-        Raises InvalidOption.
-        """
-        given: dict[str, list[str]] = {}
-        key = None
-        for part in text.replace(";", ":").split(":"):
-            name, equals, value = part.partition("=")
-            if equals:
-                key = name.strip()
-                given[key] = [value.strip()]
-            elif key is None:
-                raise _bad_spec(text, f"{part!r} is not KEY=VALUE")
-            else:
-                given[key].append(part.strip())
-        try:
-            return cls(**dict(_parse_spec_entry(key, values) for key, values in given.items()))
-        except ValueError as problem:
-            raise _bad_spec(text, str(problem)) from problem
-
-    @classmethod
-    def read(cls, given: str | Mapping[str, Any]) -> Self:
-        """A specification as ``parse`` or ``Options.to_dict`` has it; raises InvalidOption."""
-        if isinstance(given, str):
-            return cls.parse(given)
-        words = {"value_range": "range"}
-        try:
-            entries = [
-                _parse_spec_entry(words.get(key, key), _spelled(key, values))
-                for key, values in given.items()
-                if values is not None
-            ]
-        except (ValueError, TypeError, AttributeError) as problem:
-            raise _bad_spec(str(given), str(problem)) from problem
-        return cls(**dict(entries))
-
-
-def _check_spec(spec: InputSpec) -> None:
-    """Raises ValueError saying which entry contradicts itself."""
-    if spec.value_range is not None:
-        low, high = spec.value_range
-        if not low < high:
-            raise ValueError("range needs LOW:HIGH with LOW below HIGH")
-    if spec.std is not None and not min(spec.std) > 0:
-        raise ValueError("std must be positive")
-    if spec.shape is not None and min(spec.shape) < 1:
-        raise ValueError("every size in shape must be at least 1")
-    if spec.tokens is not None and not 0 <= spec.tokens[0] < spec.tokens[1]:
-        raise ValueError("tokens needs LOW:HIGH with 0 <= LOW < HIGH")
-
-
-def _spelled(key: str, values: Sequence[float]) -> list[str]:
-    """The numbers of one entry as ``parse`` finds them between its colons."""
-    words = [str(value) for value in values]
-    return words if key in ("value_range", "tokens") else [("x" if key == "shape" else ",").join(words)]
-
-
-def _bad_spec(text: str, why: str) -> InvalidOption:
-    return InvalidOption(
-        f"The input specification {text!r} cannot be read: {why}.",
-        field="input",
-        remedy="Use range=LOW:HIGH, mean=M[,M..]:std=S[,S..], shape=1x3x224x224 or tokens=LOW:HIGH.",
-    )
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    numbers = tuple(float(part) for part in text.split(","))
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError("a number is not finite")
-    return numbers
-
-
-def _parse_spec_entry(key: str, values: list[str]) -> tuple[str, Any]:
-    match key, values:
-        case "range", [low, high]:
-            bounds = (*_numbers(low), *_numbers(high))
-            if len(bounds) != 2:
-                raise ValueError("range needs LOW:HIGH with LOW below HIGH")
-            return "value_range", bounds
-        case "mean", [text]:
-            return "mean", _numbers(text)
-        case "std", [text]:
-            return "std", _numbers(text)
-        case "shape", [text]:
-            return "shape", tuple(int(size) for size in text.lower().split("x"))
-        case "tokens", [low, high]:
-            return "tokens", (int(low), int(high))
-    raise ValueError(f"{key}={':'.join(values)} is not known")
-
-
-@dataclass(frozen=True)
 class Options:
     """Everything that decides a conversion besides the model; equal options give an equal result.
 
@@ -257,7 +150,7 @@ class Options:
             "effort": _member(Effort, "effort", self.effort),
             "inputs": MappingProxyType(
                 {
-                    name: spec if isinstance(spec, InputSpec) else InputSpec.read(spec)
+                    name: spec if isinstance(spec, InputSpec) else InputSpec.read(spec, name)
                     for name, spec in self.inputs.items()
                 }
             ),
@@ -303,10 +196,7 @@ class Options:
             "outputs": {name: str(kind) for name, kind in self.outputs.items()},
             "prefer": str(self.prefer),
             "effort": str(self.effort),
-            "inputs": {
-                name: {each.name: value for each in fields(spec) if (value := getattr(spec, each.name)) is not None}
-                for name, spec in self.inputs.items()
-            },
+            "inputs": {name: spec.to_dict() for name, spec in self.inputs.items()},
         }
 
 

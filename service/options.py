@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from converter.errors import InvalidOption
 from converter.options import Effort, Method, Options, OutputKind, Precision, Prefer, Step, Target, read_size
@@ -117,14 +117,15 @@ class ConversionOptions(Choices):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"method": "auto", "seed": 1, "time_budget": 30}]})
 
-    inputs: dict[str, str] = Field(
+    inputs: dict[str, str | dict[str, JsonValue]] = Field(
         default_factory=dict,
         max_length=64,
         description=(
             "What is known of an input, by its name: range=0:255, mean=0.5,0.5,0.5:std=0.2,0.2,0.2, "
-            "shape=1x3x224x224 or tokens=0:30522."
+            "shape=1x3x224x224, tokens=0:30522, kind=mask, order=bgr or layout=nhwc, joined by semicolons, or "
+            "an object of these."
         ),
-        examples=[{"image": "range=0:255"}],
+        examples=[{"image": "range=0:255", "ids": {"kind": "tokens", "tokens": [0, 30522]}}],
     )
     outputs: dict[str, OutputKind] = Field(
         default_factory=dict,
@@ -170,7 +171,7 @@ def read_options(text: str | bytes) -> dict[str, Any]:
 def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
     """All options, defaults filled in, so that equal wishes have equal names; raises InvalidOption."""
     options = Options.from_dict(given)
-    inputs = {name: str(spec) for name, spec in sorted(given.get("inputs", {}).items())}
+    inputs = {name: str(spec) for name, spec in sorted(options.inputs.items())}
     if any("\0" in text for pair in inputs.items() for text in pair):  # PostgreSQL stores no NUL
         raise InvalidOption("The name of an input holds a NUL character.", field="inputs")
     kept = {name: value for name, value in options.to_dict().items() if name not in NOT_TAKEN and value is not None}

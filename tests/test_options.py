@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from converter.errors import InvalidOption
 from converter.options import Effort, InputSpec, Method, Options, OutputKind, Precision, Prefer, Step, Target, read_size
+from converter.specifications import ChannelOrder, Layout, StatedKind
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,10 @@ from converter.options import Effort, InputSpec, Method, Options, OutputKind, Pr
         ("shape=1x3x224x224", InputSpec(shape=(1, 3, 224, 224))),
         ("shape=1X80", InputSpec(shape=(1, 80))),
         ("tokens=0:30522", InputSpec(tokens=(0, 30522))),
+        ("kind=tokens", InputSpec(kind=StatedKind.TOKENS)),
+        ("kind=state:/rnn:h.1", InputSpec(kind=StatedKind.STATE, output="/rnn:h.1")),
+        ("order=BGR:layout=nhwc", InputSpec(order=ChannelOrder.BGR, layout=Layout.NHWC)),
+        ("kind=scalar;value=0.5", InputSpec(kind=StatedKind.SCALAR, value=0.5)),
         (
             "range=0:255:shape=1x3x32x32 ; mean = 127.5",
             InputSpec(value_range=(0.0, 255.0), shape=(1, 3, 32, 32), mean=(127.5,)),
@@ -36,6 +41,41 @@ from converter.options import Effort, InputSpec, Method, Options, OutputKind, Pr
 )
 def test_specifications_of_inputs(text: str, spec: InputSpec) -> None:
     assert InputSpec.parse(text) == spec
+    assert InputSpec.parse(str(spec)) == spec
+    assert InputSpec.read(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("kind=mask;range=0:1", "range means nothing for kind=mask"),
+        ("kind=tokens;mean=1", "mean means nothing for kind=tokens"),
+        ("kind=features;order=bgr", "order means nothing for kind=features"),
+        ("kind=picture;tokens=0:5", "tokens means nothing for kind=picture"),
+        ("tokens=0:5;range=0:1", "tokens and range cannot both be stated"),
+        ("value=3;range=0:5", "value and range cannot both be stated"),
+        ("range=0:1;range=0:255", "range is stated twice"),
+        ("mean=1,2,3;std=1,1", "mean has 3 numbers and std 2"),
+        ("kind=drawing", "kind=drawing is none of picture"),
+        ("order=rbg", "order=rbg is none of rgb, bgr"),
+        ("std=1e-40", "std must be positive"),
+        ("range=0:1e39", "beyond 1e+30"),
+        ("range=5:1", "LOW below HIGH"),
+    ],
+)
+def test_specifications_that_contradict_themselves_are_refused_by_name(text: str, why: str) -> None:
+    with pytest.raises(InvalidOption) as refused:
+        Options.from_dict({"inputs": {"pixels": text}})
+    assert why in refused.value.message
+    assert "'pixels'" in refused.value.message
+    assert refused.value.field == "input"
+
+
+def test_specifications_made_in_python_are_checked_as_well() -> None:
+    with pytest.raises(InvalidOption, match="LOW below HIGH"):
+        InputSpec(value_range=(5, 1))
+    with pytest.raises(InvalidOption, match="none of"):
+        InputSpec(kind="drawing")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -124,14 +164,22 @@ def test_specifications_that_contradict_themselves_are_refused_in_python_too(ent
 
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
-specs = st.builds(
+real_specs = st.builds(
     InputSpec,
     value_range=st.none() | st.tuples(st.floats(-1e3, 0), st.floats(0.1, 1e3)),
-    mean=st.none() | st.lists(numbers, min_size=1, max_size=3).map(tuple),
-    std=st.none() | st.lists(st.floats(0.01, 1e3), min_size=1, max_size=3).map(tuple),
+    mean=st.none() | st.lists(numbers, min_size=3, max_size=3).map(tuple),
+    std=st.none() | st.lists(st.floats(0.01, 1e3), min_size=3, max_size=3).map(tuple),
+    shape=st.none() | st.lists(st.integers(1, 500), min_size=1, max_size=4).map(tuple),
+    kind=st.sampled_from((None, StatedKind.PICTURE, StatedKind.VIDEO)),
+    order=st.none() | st.sampled_from(ChannelOrder),
+    layout=st.none() | st.sampled_from(Layout),
+)
+token_specs = st.builds(
+    InputSpec,
     shape=st.none() | st.lists(st.integers(1, 500), min_size=1, max_size=4).map(tuple),
     tokens=st.none() | st.tuples(st.integers(0, 5), st.integers(6, 10**6)),
 )
+specs = real_specs | token_specs
 choices = st.builds(
     Options,
     method=st.sampled_from(Method),

@@ -25,6 +25,7 @@ from converter.inputs.priors import (
     draw_sounds,
     draw_tokens,
 )
+from converter.specifications import ChannelOrder
 
 __all__ = [
     "ADJUSTABLE",
@@ -95,6 +96,8 @@ class InputPlan:
     tokens: tuple[int, int] = (0, 2)
     value: float = 0.0
     fixed_batch: int | None = None
+    order: ChannelOrder | None = None  # of a picture's colours, as its owner stated it
+    reason: str = ""  # why it is taken for what it is
 
     @property
     def channels(self) -> int:

@@ -32,7 +32,11 @@ def describe_inputs(graph: Graph, specs: Mapping[str, InputSpec]) -> tuple[Input
                 f"There is no input {name!r}.", field="inputs", remedy=f"The inputs are {', '.join(names)}."
             )
     outputs = {(each.dtype, each.shape) for each in graph.outputs}
-    return tuple(_describe(each, graph, specs.get(each.name, InputSpec()), outputs) for each in graph.inputs)
+    given = {name: specs.get(name, InputSpec()) for name in names}
+    return tuple(
+        replace(_describe(each, graph, given[each.name], outputs), order=given[each.name].order)
+        for each in graph.inputs
+    )
 
 
 def _describe(value: Value, graph: Graph, spec: InputSpec, outputs: set[tuple[str, Any]]) -> InputPlan:
