@@ -14,7 +14,7 @@ from converter.console import DISAPPOINTED, DONE, REFUSED, emit, one_line, run, 
 from converter.errors import InvalidOption
 from converter.options import Effort, Method, Options, Precision, Prefer, Step, Target
 from converter.outputs import Outputs, existing_model, write_result
-from converter.process_memory import separate_large_blocks
+from converter.process_memory import prepare_process
 from converter.progress import Stage
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def convert(
     files = Outputs.beside(source, output, report, html)
     files.check(source)
     machine = sys.stdout
-    separate_large_blocks()
+    prepare_process()
 
     def announce(stage: Stage, kept: list[str]) -> None:
         if as_json:
