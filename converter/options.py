@@ -54,7 +54,9 @@ class Precision(StrEnum):
 
 
 class Target(StrEnum):
-    """The kind of processor that will run the result."""
+    """The kind of processor that will run the result: any x86-64, one known to have VNNI (weights then use all of their
+    codes), or ARM.
+    """
 
     X64_VNNI = "x64-vnni"
     X64 = "x64"
@@ -120,7 +122,7 @@ class Options:
     min_agreement: float | None = None
     validation: Path | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
-    target: Target = Target.X64_VNNI
+    target: Target = Target.X64
     skip: frozenset[Step] = frozenset()
     size_budget: float = 0.75
     calibration: Path | None = None

@@ -21,6 +21,7 @@ from converter.graph import Array, Graph, attribute, reads_of, weight_of
 from converter.quantization.low_bit_rounding import Inputs, fit
 from converter.quantization.qdq_writer import Range, WeightGrid
 from converter.quantization.rounding import Moments, cancel, compensate, max_scale, mse_scale, nearest, patches
+from converter.quantization.saturation import pair_scale
 from converter.quantization.sensitivity import round_to_range
 from converter.reconstruction import Reconstruction
 
@@ -60,6 +61,7 @@ class Settings:
     correct_bias: bool = True
     bits: Mapping[str, int] = field(default_factory=dict)  # by weight name; 8 where absent
     isolated: bool = False  # each layer as if it alone were rounded
+    saturating: bool = False  # whether the target adds products in pairs of 16 bits
 
 
 def correct(
@@ -163,10 +165,11 @@ def _correct_layer(
     rows = weight.movedim(axis, 0).flatten(1)  # [O, K]
     bits = settings.bits.get(weight_name, 8)
     scale = max_scale(rows, bits) if bits == 8 else mse_scale(rows, bits)
-    scale = _roomy(scale, node, graph, streams)
+    scale = torch.maximum(scale, _least_scale(node, graph, streams, settings, weight, rows))
     plain = nearest(rows, scale, bits)
     if settings.compensate and bits < 8 and rows.shape[1] <= WIDEST:
-        scale, rounded = _fit_rows(node, weight, rows, scale, bits, streams, graph)
+        least = _least_scale(node, graph, streams, settings, weight, rows)
+        scale, rounded = _fit_rows(node, weight, rows, scale, bits, streams, least)
     else:
         rounded = _round_rows(node, weight, rows, scale, bits, streams, settings)
 
@@ -248,7 +251,7 @@ def _fit_rows(
     scale: Tensor,
     bits: int,
     streams: Sequence[_Stream],
-    graph: Graph,
+    least: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Steps and weights on few bits that miss the float network's outputs least."""
     groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
@@ -261,7 +264,7 @@ def _fit_rows(
         inputs.add(exact, rounded)
     if not inputs.usable:
         return scale, nearest(rows, scale, bits)
-    return fit(rows, inputs, bits, _roomy(torch.zeros_like(scale), node, graph, streams))
+    return fit(rows, inputs, bits, least)
 
 
 def _columns(node: NodeProto, x: Tensor, weight: Tensor, groups: int, wanted: int) -> Tensor:
@@ -306,6 +309,14 @@ def _pads(node: NodeProto, x: Tensor, kernel: tuple[int, ...], stride: list[int]
 
 def _channel_axis(node: NodeProto) -> int:
     return 1 if node.op_type == "Conv" else -1
+
+
+def _least_scale(
+    node: NodeProto, graph: Graph, streams: Sequence[_Stream], settings: Settings, weight: Tensor, rows: Tensor
+) -> Tensor:
+    """[O] steps below which biases do not fit 32 bits or, on a target that saturates, pairs of products 16 bits."""
+    least = _roomy(torch.zeros(len(rows)), node, graph, streams)
+    return torch.maximum(least, pair_scale(node, weight, rows)) if settings.saturating else least
 
 
 def _roomy(scale: Tensor, node: NodeProto, graph: Graph, streams: Sequence[_Stream]) -> Tensor:

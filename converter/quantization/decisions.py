@@ -13,7 +13,7 @@ from converter.findings import StepTaken
 from converter.graph import Graph, attribute, multiply_adds
 from converter.inputs.plans import Feeds, tensors
 from converter.inputs.sizes import sizes
-from converter.options import Method, Options, Precision, Step
+from converter.options import Method, Options, Precision, Step, Target
 from converter.process_memory import return_freed_memory
 from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
 from converter.quantization.block_reconstruction import affordable_steps, reconstruct_blocks
@@ -103,7 +103,11 @@ def optimize(
     )
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
-    settings = Settings(Step.ROUNDING not in options.skip, Step.BIAS_CORRECTION not in options.skip)
+    settings = Settings(
+        Step.ROUNDING not in options.skip,
+        Step.BIAS_CORRECTION not in options.skip,
+        saturating=options.target is Target.X64,
+    )
     fitted = min(max(int(STREAM_BYTES / (4 * max(elements.values(), default=1))), JUDGED), MOST_FITTED)
     together = max(int(PIECE_BYTES / (4 * max(elements.values(), default=1))), 1)
     batches = [tensors(part) for feeds in _first(calibration, fitted) for part in _parts(feeds, together)]

@@ -83,7 +83,7 @@ class Plan:
     nodes: frozenset[str]
     ranges: Mapping[str, Range]
     weights: Mapping[str, WeightGrid] = field(default_factory=dict)
-    target: Target = Target.X64_VNNI
+    target: Target = Target.X64
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,6 @@ def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=operators,
                 per_channel=True,
-                reduce_range=plan.target is Target.X64,
                 activation_type=eight_bit,
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=sorted(plan.nodes),
