@@ -10,7 +10,7 @@ import structlog
 from fastapi import Depends, Request
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from service.auth import LOCAL, Principal, Scope
+from service.auth import LOCAL, Principal, Scope, shown_part
 from service.context import Context, context_of
 from service.problems import Forbidden, Unauthenticated
 from service.settings import Settings
@@ -61,7 +61,9 @@ async def principal_of_key(context: Context, request: Request, secret: str) -> P
     """Whose key it is; raises Unauthenticated."""
     key = await context.look(context.keys.find, secret)
     if key is None:
-        context.rates.count_wrong_key(request.client.host if request.client else "")
+        address = request.client.host if request.client else ""
+        structlog.get_logger().warning("wrong key", client=address, prefix=shown_part(secret), path=request.url.path)
+        context.rates.count_wrong_key(address)
         raise Unauthenticated("This API key does not work: it is unknown or was revoked.")
     return Principal(key.id, key.scopes, key.allowance)
 

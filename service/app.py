@@ -37,14 +37,14 @@ Submit a model, watch the conversion, fetch the INT8 model and the report. Error
 (RFC 9457) and name the node, operator, tensor or field at fault, and the remedy."""
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service over the configured database and store, which are opened when it starts and closed when it ends."""
-    metrics = Metrics()
+def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
+    """The service over the configured database and store, opened when it starts unless given, closed when it ends."""
+    metrics = opened.metrics if opened else Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings)
-        context = await run_in_threadpool(Context.open, settings, metrics)
+        context = opened if opened is not None else await run_in_threadpool(Context.open, settings, metrics)
         metrics.watch(context.jobs)
         app.state.context = context
         app.state.prober = Prober(context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from service.database import Database, now
 from service.database import keys as table
 from service.records import Quota
 
-__all__ = ["LOCAL", "Allowance", "CreatedKey", "Key", "Keys", "Principal", "Scope"]
+__all__ = ["LOCAL", "Allowance", "CreatedKey", "Key", "Keys", "Principal", "Scope", "shown_part"]
 
 
 class Scope(StrEnum):
@@ -137,6 +138,12 @@ class Keys:
         if row is None or not hmac.compare_digest(row.sha256, _digest(secret)) or row.revoked_at is not None:
             return None
         return _key_of(row)
+
+
+def shown_part(secret: str) -> str | None:
+    """What may be logged of a key that somebody sent: the prefix that lists show, if it has the form of ours."""
+    found = re.match(r"zsq_[0-9a-f]{8}(?=_)", secret)
+    return None if found is None else found[0]
 
 
 def _digest(secret: str) -> str:

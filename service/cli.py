@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ app.command()(converter.cli.inspect)
 app.add_typer(service.keyring.app, name="keys")
 
 StoreUrl = Annotated[str | None, typer.Option(help="file:///FOLDER or s3://BUCKET/PREFIX")]
+NOT_STARTED = 1
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
 
 
@@ -65,8 +67,7 @@ def serve(
     )  # fmt: skip
     from service.serving import serve as serve_until_told
 
-    serve_until_told(settings, workers)
-    return DONE
+    return _started(lambda: serve_until_told(settings, workers))
 
 
 @app.command()
@@ -88,7 +89,18 @@ def worker(
 
     if parent is not None:
         die_with_parent(parent)
-    run_worker(settings)
+    return _started(lambda: run_worker(settings))
+
+
+def _started(work: Callable[[], None]) -> int:
+    """The exit code of a service's process: 1, and a sentence, if its surroundings did not let it begin."""
+    from service.startup import CannotStart
+
+    try:
+        work()
+    except CannotStart as problem:
+        print(f"zsq: {problem}", file=sys.stderr)
+        return NOT_STARTED
     return DONE
 
 

@@ -17,21 +17,32 @@ from service.turns import take_turns
 __all__ = [
     "SCHEMA_VERSION",
     "Database",
+    "SchemaMismatch",
     "blob_uses",
     "blobs",
+    "counters",
     "deliveries",
     "events",
     "idempotency",
     "jobs",
     "keys",
     "now",
+    "registrations",
     "secrets",
+    "submissions",
     "workers",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OLDEST = 1
+"""The oldest version of the tables whose processes may work on beside this one: what came since are additions."""
+
 BUSY_SECONDS = 30  # how long a writer waits for others on SQLite
 MENDING_SECONDS = 2  # how long a reader, who may be the event loop, waits for who mends the file after a crash
+
+
+class SchemaMismatch(Exception):
+    """The tables are of a version that this zsq cannot work with; the message says what to do."""
 
 
 def now() -> datetime:
@@ -90,6 +101,7 @@ jobs = sa.Table(
     sa.Column("isolation", sa.JSON(none_as_null=True)),
     sa.Column("webhook", sa.Text),
     sa.Column("reused_from", sa.String(64)),
+    sa.Column("kind", sa.String(16), nullable=False, server_default="conversion"),
     sa.Index("zsq_jobs_owner", "owner", "number"),
     sa.Index("zsq_jobs_status", "status", "created_at"),
     sa.Index("zsq_jobs_result", "owner", "result_key", "status"),
@@ -157,6 +169,38 @@ workers = sa.Table(
     sa.Column("isolation", sa.JSON, nullable=False),
     sa.Column("started_at", Moment, nullable=False),
     sa.Column("seen_at", Moment, nullable=False),
+    sa.Column("version", sa.String(32)),
+    sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+
+submissions = sa.Table(  # what was asked for today, also of what is deleted since
+    "zsq_submissions",
+    metadata,
+    sa.Column("id", BigInt, primary_key=True, autoincrement=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("at", Moment, nullable=False),
+    sa.Index("zsq_submissions_owner", "owner", "at"),
+)
+
+counters = sa.Table(  # what metrics count over all processes and restarts
+    "zsq_counters",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("label", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Float, nullable=False),
+)
+
+registrations = sa.Table(  # results on their way into a model registry
+    "zsq_registrations",
+    metadata,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("last_error", sa.Text),
+    sa.Column("model_version", sa.Text),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Index("zsq_registrations_status", "status"),
 )
 
 deliveries = sa.Table(
@@ -183,7 +227,22 @@ secrets = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 
-schema = sa.Table("zsq_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
+schema = sa.Table(
+    "zsq_schema",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("oldest", sa.Integer, nullable=False, server_default="1"),
+)
+
+MIGRATIONS = {
+    2: (
+        "ALTER TABLE zsq_schema ADD COLUMN oldest INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE zsq_jobs ADD COLUMN kind VARCHAR(16) NOT NULL DEFAULT 'conversion'",
+        "ALTER TABLE zsq_workers ADD COLUMN version VARCHAR(32)",
+        "ALTER TABLE zsq_workers ADD COLUMN draining BOOLEAN NOT NULL DEFAULT FALSE",
+    ),
+}
+"""What makes tables of the version before into those of this one; tables that are new are made without being named."""
 
 
 class Database:
@@ -221,7 +280,10 @@ class Database:
             self._readers = self.engine
 
     def migrate(self) -> None:
-        """The tables are there and are of this version; many processes may call this at once."""
+        """The tables are there and of this version, or a newer one that it may use; many may call this at once.
+
+        Raises SchemaMismatch.
+        """
         if self.is_sqlite:
             with self.engine.connect() as connection:  # from now on, who reads does not wait for who writes
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -231,9 +293,19 @@ class Database:
             metadata.create_all(connection)
             found = connection.execute(sa.select(schema.c.version)).scalar()
             if found is None:
-                connection.execute(schema.insert().values(version=SCHEMA_VERSION))
-            elif found != SCHEMA_VERSION:
-                raise RuntimeError(f"The database has schema {found}; this zsq knows schema {SCHEMA_VERSION}.")
+                connection.execute(schema.insert().values(version=SCHEMA_VERSION, oldest=OLDEST))
+            elif found > SCHEMA_VERSION:
+                oldest = connection.execute(sa.select(schema.c.oldest)).scalar_one()
+                if oldest > SCHEMA_VERSION:
+                    raise SchemaMismatch(
+                        f"The database has schema {found}, made by a newer zsq, and this one knows schema "
+                        f"{SCHEMA_VERSION}. Install the newer zsq."
+                    )
+            elif found < SCHEMA_VERSION:
+                for version in range(found + 1, SCHEMA_VERSION + 1):
+                    for statement in MIGRATIONS[version]:
+                        connection.execute(sa.text(statement))
+                connection.execute(sa.update(schema).values(version=SCHEMA_VERSION, oldest=OLDEST))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

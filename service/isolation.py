@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+
+from service.interpreter import code_paths, python
 
 __all__ = ["Child", "Ending", "Exit", "Level", "Limits", "achievable_level", "run"]
 
@@ -120,7 +121,7 @@ def run(child: Child, heard: Callable[[dict[str, Any]], None], wanted: Callable[
     """
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-I", "-B", "-m", "service.sandbox", json.dumps(_specification(child)), *child.command],
+        python("-s", "-B", "-m", "service.sandbox", json.dumps(_specification(child)), *child.command),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -193,6 +194,7 @@ def _environment(child: Child) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
+        **code_paths({}),
         **child.environment,
     }
 

@@ -58,7 +58,8 @@ class Observation:
                     answered = time.perf_counter()
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request=request_id):
+        client = (scope.get("client") or ("",))[0]
+        with structlog.contextvars.bound_contextvars(request=request_id, client=client):
             try:
                 await self._app(scope, receive, watched)
             except Exception as problem:  # the boundary: a bug of ours ends this request and no other

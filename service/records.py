@@ -159,6 +159,8 @@ class Worker:
     isolation: dict[str, Any]
     started_at: datetime
     seen_at: datetime
+    version: str | None = None
+    draining: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The first code of a child: gives up everything the conversion does not need, says what it achieved, and becomes it.
 
-Run as ``python -I -B -m service.sandbox SPECIFICATION MODULE-OR-FILE [ARGUMENT ...]`` by ``isolation``.
+Run as ``python -P -s -B -m service.sandbox SPECIFICATION MODULE-OR-FILE [ARGUMENT ...]`` by ``isolation``.
 """
 
 from __future__ import annotations

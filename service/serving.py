@@ -14,7 +14,12 @@ import threading
 import time
 from collections.abc import Iterator
 
+import structlog
+
+from service import logs
+from service.interpreter import code_paths, python
 from service.settings import Settings
+from service.startup import CannotStart, await_database, check_folder, opened
 
 __all__ = ["die_with_parent", "environment", "listening", "pause_after", "serve", "workers"]
 
@@ -24,30 +29,45 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
 def serve(settings: Settings, count: int) -> None:
-    """Serves until SIGINT or SIGTERM; then ends open requests, then its workers, which finish or hand back jobs."""
-    with listening(settings.host, settings.port) as listener, workers(settings, count):
-        # imported here: the workers start on other cores meanwhile
-        import uvicorn
+    """Serves until SIGINT or SIGTERM; then ends open requests, then its workers, which finish or hand back jobs.
 
-        from service.app import create_app
+    Raises CannotStart before anything is announced.
+    """
+    logs.configure(settings)
+    check_folder(settings)
+    with listening(settings.host, settings.port) as listener:
+        await_database(settings)
+        with workers(settings, count):
+            _serve(settings, listener)
 
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                gc.freeze()  # else each full collection looks through all modules again and stops every request
 
-        config = uvicorn.Config(
-            create_app(settings),
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=5,  # an event stream would otherwise hold the process for ever
-            timeout_keep_alive=30,  # longer than clients keep an idle connection, who else send into one just closed
-            server_header=False,
-        )
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        print(f"zsq serves at http://{host}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
-            Server(config).run(sockets=[listener])
+def _serve(settings: Settings, listener: socket.socket) -> None:
+    # imported here: the workers start on other cores meanwhile
+    import uvicorn
+
+    from service.app import create_app
+    from service.context import Context
+    from service.metrics import Metrics
+
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            gc.freeze()  # else each full collection looks through all modules again and stops every request
+            print(f"zsq serves at http://{host}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+
+    context = opened(lambda: Context.open(settings, Metrics()))
+    config = uvicorn.Config(
+        create_app(settings, context),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,  # an event stream would otherwise hold the process for ever
+        timeout_keep_alive=30,  # longer than clients keep an idle connection, who else send into one just closed
+        server_header=False,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
+        Server(config).run(sockets=[listener])
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -78,6 +98,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind((host, port))
             listener.listen(2048)  # who connects before the application has started waits instead of being refused
+        except (socket.gaierror, UnicodeError) as problem:
+            raise CannotStart(f"The host {host!r} is no address of this machine: {problem}. Check --host.") from problem
         except OSError as problem:
             raise OSError(problem.errno, problem.strerror, f"{host}:{port}") from problem
         yield listener
@@ -106,8 +128,9 @@ def _keep(settings: Settings, ending: threading.Event) -> None:
     pause = 0.0
     while not ending.is_set():
         started = time.monotonic()
-        command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
-        worker = subprocess.Popen(command, env=os.environ | environment(settings), start_new_session=True)
+        command = python("-m", "service", "worker", "--parent", str(os.getpid()))
+        variables = os.environ | environment(settings) | code_paths()
+        worker = subprocess.Popen(command, env=variables, start_new_session=True)
         while worker.poll() is None and not ending.wait(0.2):
             pass
         if worker.poll() is None:
@@ -119,7 +142,7 @@ def _keep(settings: Settings, ending: threading.Event) -> None:
                 worker.wait()
         else:
             pause = pause_after(time.monotonic() - started, pause)
-            print(f"zsq: a worker ended with {worker.returncode}; the next starts in {pause:.1f} s", file=sys.stderr)
+            structlog.get_logger().error("a worker ended", code=worker.returncode, next_in_seconds=round(pause, 1))
             ending.wait(pause)
 
 

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
 
     auth: bool | None = None
     """None: keys are asked for unless ``host`` is a loopback address."""
+    startup_wait: float = Field(default=60.0, ge=0)
+    """Seconds for which ``zsq serve`` waits for a database that does not answer yet."""
     max_upload_bytes: PositiveInt = GIB
     queue_limit: PositiveInt = 2000
 

@@ -32,6 +32,7 @@ from service.patience import GivenUp, Patience, is_passing
 from service.retention import Retention, remove_dead_folders
 from service.serving import workers
 from service.settings import Settings
+from service.startup import check_folder, opened
 from service.storage import StoreDown
 from service.webhooks import Deliveries
 
@@ -48,6 +49,7 @@ FENCED = "ZSQ_FENCED_JOBS"
 def run_worker(settings: Settings, command: Sequence[str] = COMMAND) -> None:
     """Works until SIGTERM or SIGINT; with a concurrency above one, in that many processes of one conversion each."""
     logs.configure(settings)
+    check_folder(settings)
     if settings.worker_concurrency > 1:
         _keep_several(settings)
     else:
@@ -78,7 +80,7 @@ class Worker:
 
     def _begin(self) -> None:
         patience = Patience(float("inf"), self._ending)
-        self._jobs = patience(Jobs.open, self.settings)
+        self._jobs = opened(lambda: patience(Jobs.open, self.settings))
         self._liveness: Liveness = patience(liveness_for, self.settings, self.id)
         self._attempts = Attempts(self._jobs, self.id, self.settings.max_attempts)
         self._folder = self.settings.data_dir / "attempts"

@@ -13,17 +13,20 @@ from pathlib import Path
 
 import psutil
 
+from tests.service.harness import ROOT
+
 __all__ = ["READY_WITHIN", "children", "serving", "until"]
 
 READY_WITHIN = 60.0  # generous: nothing here is a timing
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(folder: Path, *arguments: str, cwd: Path = ROOT) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server with its workers, and its address; all of it is gone afterwards."""
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data-dir", str(folder), *arguments]
+    command = [sys.executable, "-P", "-m", "service", "serve", "--port", "0", "--data-dir", str(folder), *arguments]
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"CI": ""})
+        variables = os.environ | {"CI": "", "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=variables, cwd=cwd)
         try:
             assert process.stdout is not None
             found = re.search(r"http://\S+", process.stdout.readline())
