@@ -23,8 +23,9 @@ from onnx import (
     shape_inference,
 )
 
+from converter.families import WEIGHTED
+
 __all__ = [
-    "WEIGHTED",
     "Array",
     "Graph",
     "Shape",
@@ -45,7 +46,6 @@ __all__ = [
 Array = NDArray[Any]
 Shape = tuple[int | str | None, ...]
 
-WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 BIG = 1024  # elements from which a constant's values can no longer matter to shape inference
 
 

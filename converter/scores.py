@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
+from converter.families import MOVING, RENAMING, SIGMOIDS, SOFTMAXES
 from converter.graph import Graph, attribute
 
 __all__ = ["ClassOutput", "Score", "class_output", "find_scores"]
-
-MOVING = frozenset(
-    {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Identity", "Gather"}
-)
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,9 @@ def find_scores(graph: Graph, logits: str | None) -> tuple[Score, ...]:
         if tensor in seen or node is None:
             continue
         seen.add(tensor)
-        if node.op_type in ("Sigmoid", "HardSigmoid"):
+        if node.op_type in SIGMOIDS:
             found.append(Score(node.input[0], None))
-        elif node.op_type in ("Softmax", "LogSoftmax"):
+        elif node.op_type in SOFTMAXES:
             found.append(Score(node.input[0], int(attribute(node, "axis", -1))))
         elif node.op_type in MOVING:
             pending.extend(name for name in node.input if name and name not in graph.initializers)
@@ -45,7 +42,7 @@ def find_scores(graph: Graph, logits: str | None) -> tuple[Score, ...]:
 
 
 LARGEST_CLASSES = 100_000
-PASSING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "DequantizeLinear"})
+KEEPING = RENAMING | {"Cast", "Dropout", "DequantizeLinear"}  # the scores stay what they are
 SCORING = frozenset({"Gemm", "MatMul", "Conv", "GlobalAveragePool", "ReduceMean", "Add"})
 FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 
@@ -74,11 +71,11 @@ def class_output(graph: Graph) -> ClassOutput | None:
     if len(candidates) != 1 or len(graph.outputs) != 1:
         return None
     node = graph.producer(candidates[0])
-    while node is not None and node.op_type in PASSING:
+    while node is not None and node.op_type in KEEPING:
         node = graph.producer(node.input[0])
     if node is None:
         return None
-    if node.op_type in ("Softmax", "LogSoftmax"):
+    if node.op_type in SOFTMAXES:
         return ClassOutput(candidates[0], f"the model ends in {node.op_type}")
     if node.op_type in SCORING:
         return ClassOutput(candidates[0], f"the model ends in one row of numbers a sample, made by {node.op_type}")

@@ -8,13 +8,14 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from converter.admission.operators import name_of
 from converter.admission.wire import shorten
 from converter.errors import InvalidModel, UnsupportedModel
+from converter.families import RENAMING, WEIGHTED
 from converter.graph import all_graphs, attribute, constant_tensor
 
 __all__ = ["check_weights"]
 
-WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention", "DeformConv"}
+LAYERS = WEIGHTED | {"ConvTranspose", "LSTM", "GRU", "RNN", "Einsum", "Attention", "DeformConv"}
 SCALED = {"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "PRelu"}
-PASSING = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Flatten"}  # a weight on its way
+CARRYING = RENAMING | {"Transpose", "Cast"}  # a weight on its way
 
 
 def check_weights(model: ModelProto) -> None:
@@ -22,13 +23,13 @@ def check_weights(model: ModelProto) -> None:
     found = False
     constants, nodes = _constants_and_nodes(model)
     for node in nodes:
-        if node.op_type in WEIGHTED | SCALED:
+        if node.op_type in LAYERS | SCALED:
             weights = [(name, constants[name]) for name in node.input if name in constants]
             for name, tensor in weights:
                 _check_values(name, tensor, node)
             if node.op_type == "BatchNormalization" and node.input[4] in constants:
                 _check_variance(node.input[4], constants[node.input[4]], node)
-            found = found or (bool(weights) and node.op_type in WEIGHTED)
+            found = found or (bool(weights) and node.op_type in LAYERS)
     if not found:
         raise UnsupportedModel(
             "The model has nothing to quantize: no convolution, matrix product or recurrent layer with weights.",
@@ -47,7 +48,7 @@ def _constants_and_nodes(model: ModelProto) -> tuple[dict[str, TensorProto], lis
             tensor = constant_tensor(node)
             if tensor is not None:
                 constants[node.output[0]] = tensor
-            elif node.op_type in PASSING and node.input and node.input[0] in constants:
+            elif node.op_type in CARRYING and node.input and node.input[0] in constants:
                 constants[node.output[0]] = constants[node.input[0]]
             nodes.append(node)
     return constants, nodes

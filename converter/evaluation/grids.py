@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
+from converter.families import RECTIFIERS
 from converter.graph import Array, Graph, attribute
 from converter.quantization.qdq_writer import ROUNDED, STORED, float_name
 
@@ -27,7 +28,6 @@ LIMITS: dict[int, tuple[str, int, int, int]] = {
     TensorProto.UINT16: ("uint16", 16, 0, 65535),
     TensorProto.INT32: ("int32", 32, -(2**31), 2**31 - 1),
 }
-REMOVED = ("Relu", "Clip")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _activation(node: NodeProto, float32: Graph, int8: Graph) -> Grid | None:
 def _removed_follower(name: str, float32: Graph, int8: Graph) -> NodeProto | None:
     """The Relu or Clip that reads ``name`` in the float model and is not in the INT8 model any more."""
     readers = float32.consumers(name)
-    if len(readers) != 1 or readers[0].op_type not in REMOVED or readers[0].output[0] in float32.output_names:
+    if len(readers) != 1 or readers[0].op_type not in RECTIFIERS or readers[0].output[0] in float32.output_names:
         return None
     output = readers[0].output[0]
     still_there = any(int8.producer(each) for each in (output, f"{output}:in", f"{output}_QuantizeLinear_Input"))

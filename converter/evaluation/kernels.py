@@ -17,6 +17,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto
 
+from converter.families import WEIGHTED
 from converter.findings import FloatNode, Kernels
 from converter.graph import Graph, attribute, walk
 from converter.quantization.qdq_writer import CODES, DEQUANTIZED, ROUNDED, float_name
@@ -37,7 +38,7 @@ INTEGER = re.compile(
     r"|DynamicQuantizeLSTM|MatMulNBits|GatherBlockQuantized"
 )
 EIGHT_BIT = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+LAYERS = WEIGHTED | {"ConvTranspose"}
 FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 BLOCKED = "com.microsoft.nchwc"  # float convolutions and pooling over blocks of channels, named after their output
 TOKEN = re.compile(r"_token_\d+$")
@@ -55,7 +56,7 @@ def count_macs(graph: Graph) -> dict[str, int]:
     """Multiply-adds of one sample of each Conv, ConvTranspose, Gemm and MatMul of known shapes, by node name."""
     found = {}
     for node in graph.nodes:
-        if node.op_type in WEIGHTED:
+        if node.op_type in LAYERS:
             macs = _macs(node, graph)
             if macs is not None:
                 found[node.name] = macs
@@ -114,7 +115,7 @@ def count_kernels(float32: ModelProto, int8: ModelProto, threads: int = 1) -> Ke
             )
         else:
             other += 1
-    weighted = sum(node.op_type in WEIGHTED for node in source.nodes)
+    weighted = sum(node.op_type in LAYERS for node in source.nodes)
     known = sum(macs.values()) if len(macs) == weighted else 0
     return Kernels(
         optimizer=f"onnxruntime {ort.__version__}, CPUExecutionProvider, all optimizations",

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto, helper
 
+from converter.families import RECTIFIERS
 from converter.graph import captures
 from converter.normalization.rewriting import Change, Rewriting
 
 __all__ = ["copy_captures"]
-
-RECTIFIERS = ("Relu", "Clip")
 
 
 def copy_captures(model: ModelProto) -> tuple[ModelProto, Change]:

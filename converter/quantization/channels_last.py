@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from converter.families import RECTIFIERS
 from converter.graph import Graph
-from converter.quantization.placement import MERGED
 from converter.quantization.qdq_writer import Plan, WeightGrid
 
 __all__ = ["keep_channels_last"]
@@ -74,7 +74,7 @@ def _enters(tensor: str, graph: Graph, plan: Plan) -> bool:
 def _channels_last(tensor: str, graph: Graph, plan: Plan) -> bool:
     """Whether an integer convolution writes the tensor, so that it has the layout already."""
     producer = graph.producer(tensor)
-    if producer is not None and producer.op_type in MERGED:
+    if producer is not None and producer.op_type in RECTIFIERS:
         producer = graph.producer(producer.input[0])
     return producer is not None and producer.op_type == "Conv" and producer.name in plan.nodes
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
+from converter.families import RECTIFIERS, RENAMING
 from converter.graph import Graph, attribute, multiply_adds, weight_of
-from converter.quantization.placement import MERGED
 
 __all__ = ["crossing_cost", "node_cost"]
 
@@ -23,9 +23,8 @@ BLOCK = 16
 KEEPING = 0.4e-3  # an element: see converter.quantization.channels_last
 NARROW = 16  # rows of a Gemm up to which reading its weights decides: bytes a microsecond
 READ_RATE = 50e3
-RENAMING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 POOLING = frozenset({"MaxPool", "AveragePool"})
-MOVING = frozenset({"Transpose", "Split", "Slice"})
+COPYING = frozenset({"Transpose", "Split", "Slice"})  # as fast as memory, on codes of a byte
 BLOCKED = frozenset(
     {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "Relu", "Clip", "LeakyRelu", "Sigmoid"}
 )  # float operators that read and write blocks of channels
@@ -33,7 +32,7 @@ BLOCKED = frozenset(
 
 def node_cost(node: NodeProto, graph: Graph, elements: Mapping[str, int], integer: bool) -> float:
     """Microseconds, roughly, of one node for one sample."""
-    if node.op_type in MERGED:
+    if node.op_type in RECTIFIERS:
         return 0.0  # fused into the layer before it, in integers and in float
     found = weight_of(node, graph)
     if found is None:
@@ -63,7 +62,7 @@ def _plain_cost(node: NodeProto, graph: Graph, elements: Mapping[str, int], inte
     if node.op_type in POOLING:
         ragged = _channels(node.input[0], graph) % BLOCK > 0
         return CALL + size * ((0.5e-3 if ragged else 0.25e-3) if integer else (2.4e-3 if ragged else 0.3e-3))
-    share = 0.1e-3 if node.op_type in MOVING else 0.25e-3
+    share = 0.1e-3 if node.op_type in COPYING else 0.25e-3
     return CALL + size * (share if integer else 0.15e-3)
 
 
@@ -84,7 +83,7 @@ def _readers(tensor: str, graph: Graph) -> list[NodeProto]:
     """The nodes that read a layer's result after the activations that are fused into it."""
     found = []
     for reader in graph.consumers(tensor):
-        found += _readers(reader.output[0], graph) if reader.op_type in MERGED | {"LeakyRelu"} else [reader]
+        found += _readers(reader.output[0], graph) if reader.op_type in RECTIFIERS | {"LeakyRelu"} else [reader]
     return found
 
 

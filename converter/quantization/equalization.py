@@ -22,16 +22,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
+from converter.families import MOVING
 from converter.graph import Array, Graph, attribute, weight_of
 from converter.inputs.plans import Feeds, tensors
 from converter.reconstruction import Reconstruction
 
 __all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "equalize"]
 
-MOVING = frozenset(
-    {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Concat"}
-    | {"Identity", "DepthToSpace", "SpaceToDepth", "Expand"}
-)
 SPATIAL = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 POINTWISE = frozenset({"Relu", "LeakyRelu", "Identity"})
 LAYERS = frozenset({"layer"})

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
+from converter.families import RECTIFIERS
 from converter.graph import Graph, weight_of
 from converter.quantization.costs import crossing_cost, node_cost
-from converter.quantization.placement import MERGED, Placement, place, quantized_tensors
+from converter.quantization.placement import Placement, place, quantized_tensors
 
 __all__ = ["FEW_WEIGHTS", "choose_precision", "integer_cost"]
 
@@ -116,7 +117,7 @@ def _around(tensor: str, graph: Graph, placement: Placement, share: float) -> di
     producer = graph.producer(tensor)
     while producer is not None:
         nodes.append(producer)
-        if producer.op_type not in MERGED:
+        if producer.op_type not in RECTIFIERS:
             break
         producer = graph.producer(producer.input[0])
     return {node.name: reason for node in nodes if node.name in placement.nodes}

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from converter.graph import WEIGHTED, Graph, attribute, captures, weight_of
+from converter.families import PASSING, RECTIFIERS, WEIGHTED
+from converter.graph import Graph, attribute, captures, weight_of
 from converter.quantization.qdq_writer import FLOAT_OUTPUT
 
 __all__ = [
@@ -23,9 +24,7 @@ __all__ = [
     "weighted_nodes",
 ]
 
-PASSING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "MaxPool"})
 ARITHMETIC = frozenset({"Add", "Mul", "Concat", "LeakyRelu", "Sigmoid", "AveragePool", "GlobalAveragePool"})
-MERGED = frozenset({"Relu", "Clip"})  # vanish into the range of the convolution before them
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ def _runs_on_integers(node: NodeProto, graph: Graph) -> bool:
         return weight_of(node, graph) is not None and _plain(node, graph)
     if node.input[0] in graph.initializers and node.op_type in PASSING:
         return False  # an embedding's table: picking rows of it costs nothing in float
-    if node.op_type in MERGED and _captured(node.output[0], graph):
+    if node.op_type in RECTIFIERS and _captured(node.output[0], graph):
         return False  # a body of If, Loop or Scan would read the layer's output as it was before this node
     if node.op_type == "Resize":
         return bool(attribute(node, "mode", "nearest") == "nearest")
     if node.op_type == "AveragePool":
         return not attribute(node, "ceil_mode", 0) and len(graph.shapes.get(node.input[0]) or ()) == 4
-    return node.op_type in PASSING | ARITHMETIC | MERGED
+    return node.op_type in PASSING | ARITHMETIC | RECTIFIERS
 
 
 def _captured(tensor: str, graph: Graph) -> bool:
@@ -73,12 +72,14 @@ def quantized_tensors(graph: Graph, nodes: frozenset[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     merged = {
-        node.input[0] for node in graph.nodes if node.name in nodes and node.op_type in MERGED and _merges(node, graph)
+        node.input[0]
+        for node in graph.nodes
+        if node.name in nodes and node.op_type in RECTIFIERS and _merges(node, graph)
     }
     for node in graph.nodes:
         if node.name not in nodes:
             continue
-        reads = [node.input[0]] if node.op_type in WEIGHTED | PASSING | MERGED | {"Resize"} else list(node.input)
+        reads = [node.input[0]] if node.op_type in WEIGHTED | PASSING | RECTIFIERS | {"Resize"} else list(node.input)
         for tensor in reads:
             if tensor and tensor not in graph.initializers and tensor not in merged:
                 found.setdefault(tensor, tensor)
@@ -136,7 +137,7 @@ def _read_by_layer(tensor: str, graph: Graph, chosen: set[str]) -> bool:
 
 def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:
     """Why this node would be an island, or None."""
-    data = [node.input[0]] if node.op_type in PASSING | MERGED | {"Resize"} else list(node.input)
+    data = [node.input[0]] if node.op_type in PASSING | RECTIFIERS | {"Resize"} else list(node.input)
     for tensor in data:
         if not tensor or tensor in graph.initializers:
             if node.op_type in ("Add", "Mul") and tensor in graph.initializers:
@@ -146,7 +147,7 @@ def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:
         written = producer is not None and producer.name in chosen and producer.op_type not in FLOAT_OUTPUT
         if not written and not _read_by_layer(tensor, graph, chosen):
             return "reads a float tensor"
-    if node.op_type in MERGED:
+    if node.op_type in RECTIFIERS:
         producer = graph.producer(node.input[0])
         if producer is not None and producer.op_type == "Conv" and len(graph.consumers(node.input[0])) == 1:
             return None

@@ -25,6 +25,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
 
 from converter.errors import VerificationFailed
+from converter.families import RECTIFIERS
 from converter.graph import Graph
 from converter.options import Target
 
@@ -119,7 +120,7 @@ def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None
         cache, target = Path(folder, "ranges.json"), Path(folder, "int8.onnx")
         ranges = {name: each.widened() for name, each in plan.ranges.items()}
         for node in model.graph.node:  # what a Relu or Clip swallows has its range
-            if node.op_type in ("Relu", "Clip") and node.output[0] in ranges:
+            if node.op_type in RECTIFIERS and node.output[0] in ranges:
                 ranges.setdefault(node.input[0], ranges[node.output[0]])
         save_tensors_data(
             TensorsData(

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from torch import Tensor
 
+from converter.families import MOVING
 from converter.graph import Graph, attribute, reads_of
 from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw, tensors
 from converter.reconstruction import Reconstruction
@@ -47,10 +48,7 @@ ELEMENTWISE = {
     *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal"),
     *("Pow", "Sin", "Cos", "Add", "Sub", "Mul", "Div", "Min", "Max", "Identity", "Cast"),
 }
-MOVING = {
-    *("Reshape", "Transpose", "Concat", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Expand", "Pad"),
-    *("DepthToSpace", "SpaceToDepth", "Tile", "Dropout", "Resize"),
-}
+CARRYING = (MOVING - ELEMENTWISE) | {"Pad", "Tile", "Dropout", "Resize"}
 
 
 @dataclass(frozen=True)
@@ -221,7 +219,7 @@ class _Walk:
             return {}
         if node.op_type in ELEMENTWISE and (root := self._root(node, chance)) is not None:
             return {outputs[0]: self._through_function(node, root)}
-        rule = RULES.get("moving" if node.op_type in MOVING else node.op_type)
+        rule = RULES.get("moving" if node.op_type in CARRYING else node.op_type)
         found = rule(self, node, chance) if rule is not None else None
         return found if found is not None else self._sample(node, reads)
 
