@@ -28,6 +28,7 @@ from converter.errors import VerificationFailed
 from converter.families import RECTIFIERS
 from converter.graph import Graph
 from converter.options import Target
+from converter.quantization.product_biases import keep_products_on_integers
 
 __all__ = [
     "Plan",
@@ -153,7 +154,7 @@ def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None
         except ValueError as problem:
             raise VerificationFailed(f"onnxruntime's quantizer refused the plan: {problem}") from problem
         quantized = onnx.load(target)
-    return _tidied(quantized, model)
+    return keep_products_on_integers(_tidied(quantized, model), model)
 
 
 @contextlib.contextmanager
