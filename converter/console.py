@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import typer
 
-from converter.errors import Cancelled, ConversionError, OutOfMemory, Refusal, Stopped
+from converter.errors import Cancelled, ConversionError, OutOfMemory, Refusal, Stopped, allocation_failed
 from converter.progress import Listener, Progress, Stage
 
 __all__ = ["BUG", "DISAPPOINTED", "DONE", "REFUSED", "STOPPED", "emit", "one_line", "run", "showing_progress"]
@@ -96,7 +96,7 @@ def _judge(problem: Exception) -> tuple[int, dict[str, str]]:
         case OSError() if problem.errno in CIRCUMSTANCES:
             where = f"{problem.filename}: " if problem.filename else ""
             return REFUSED, {"kind": "OutputNotWritable", "message": f"{where}{problem.strerror or problem}."}
-        case RuntimeError() if _allocation_failed(problem):
+        case RuntimeError() if allocation_failed(problem):
             return STOPPED, _out_of_memory().facts()
     frames = traceback.extract_tb(problem.__traceback__)
     where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
@@ -109,13 +109,6 @@ REPORT_IT = "Please report it with the traceback that ZSQ_DEBUG=1 prints and, if
 
 def _out_of_memory() -> OutOfMemory:
     return OutOfMemory("There is not enough memory for this model.", remedy="Give more memory, or fewer --samples.")
-
-
-def _allocation_failed(problem: RuntimeError) -> bool:
-    """torch and onnxruntime have no exception of their own for this."""
-    return any(
-        phrase in str(problem) for phrase in ("allocate memory", "bad_alloc", "Failed to allocate", "out of memory")
-    )
 
 
 @contextlib.contextmanager

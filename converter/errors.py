@@ -29,7 +29,10 @@ __all__ = [
     "TooLarge",
     "UnsupportedModel",
     "VerificationFailed",
+    "allocation_failed",
 ]
+
+ALLOCATION = ("allocate memory", "bad_alloc", "Failed to allocate", "out of memory")
 
 
 class ConversionError(Exception):
@@ -107,3 +110,8 @@ class Cancelled(Stopped):
 
 class VerificationFailed(ConversionError):
     """A result contradicted its own check: a bug of ours, reported with what was compared."""
+
+
+def allocation_failed(problem: Exception) -> bool:
+    """Whether memory ran out; torch and onnxruntime have no exception of their own for this."""
+    return isinstance(problem, MemoryError) or any(phrase in str(problem) for phrase in ALLOCATION)

@@ -13,7 +13,7 @@ FLOORS = (  # from the ground up; rooms of one floor may not import each other u
     ("errors", "families", "limits", "progress", "process_memory"),
     ("specifications",),
     ("options", "files", "sessions", "findings"),
-    ("graph",),
+    ("graph", "attempts"),
     ("scores", "operators", "checkpoints"),
     ("admission",),
     ("normalization",),

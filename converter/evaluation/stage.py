@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
+from converter.attempts import Attempts
 from converter.errors import VerificationFailed
 from converter.evaluation.ablation import contributions
 from converter.evaluation.fidelity import measure_fidelity
@@ -15,7 +16,7 @@ from converter.evaluation.latency import measure_latency
 from converter.evaluation.layers import layer_fidelity
 from converter.evaluation.prediction import load_measurements, predict
 from converter.evaluation.validation import measure_validation
-from converter.findings import Fidelity, Kernels, Latency, Layer, Prediction, Validation
+from converter.findings import Caution, Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.inputs.own_data import OwnData
 from converter.inputs.task import Task
 from converter.options import Options
@@ -37,10 +38,11 @@ class Measured:
     fidelity: Fidelity
     predicted: Prediction | None
     validation: Validation | None
-    layers: tuple[Layer, ...]
-    kernels: Kernels
-    latency: Latency
-    shares: Mapping[str, float]
+    layers: tuple[Layer, ...] = ()
+    kernels: Kernels | None = None
+    latency: Latency | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    left_out: tuple[Caution, ...] = ()  # sections that failed
 
 
 def measure(
@@ -62,12 +64,22 @@ def measure(
     except Exception as problem:  # boundary: onnxruntime's exceptions share no narrower base
         raise VerificationFailed(f"onnxruntime does not run the INT8 model: {problem}") from problem
     single = next(iter(batches(task.plans, samples.held_out, 1)))
-    return Measured(
-        fidelity,
-        predict(fidelity.decisions, load_measurements()),
-        None if data is None else measure_validation(data, original, int8, threads=threads, seed=options.seed),
-        layer_fidelity(integers.float32, int8, feeds[:LAYER_BATCHES], threads=threads),
-        count_kernels(task.model, int8, threads),
-        measure_latency(original, int8, single, threads=threads, seconds=LATENCY_SECONDS),
-        contributions(integers.float32, int8, single, seconds=ABLATION_SECONDS, threads=threads),
-    )
+    validated = None if data is None else measure_validation(data, original, int8, threads=threads, seed=options.seed)
+    attempts = Attempts()
+    predicted: Prediction | None = None
+    layers: tuple[Layer, ...] = ()
+    kernels: Kernels | None = None
+    latency: Latency | None = None
+    shares: Mapping[str, float] = {}
+    with attempts.optional("predicted", "The prediction"):
+        predicted = predict(fidelity.decisions, load_measurements())
+    with attempts.optional("layers", "The section on layers"):
+        layers = layer_fidelity(integers.float32, int8, feeds[:LAYER_BATCHES], threads=threads)
+    with attempts.optional("kernels", "The section on kernels"):
+        kernels = count_kernels(task.model, int8, threads)
+    with attempts.optional("latency", "The section on latency"):
+        latency = measure_latency(original, int8, single, threads=threads, seconds=LATENCY_SECONDS)
+    with attempts.optional("contributions", "The layers' shares of the error"):
+        shares = contributions(integers.float32, int8, single, seconds=ABLATION_SECONDS, threads=threads)
+    left_out = tuple(each.as_caution() for each in attempts.left_out)
+    return Measured(fidelity, predicted, validated, layers, kernels, latency, shares, left_out)

@@ -15,12 +15,13 @@ __all__ = ["sizes"]
 
 
 def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]:
-    """The number of elements of every float tensor of the main graph for one sample."""
+    """The number of elements of every tensor of the main graph for one sample."""
     found: dict[str, int] = {}
 
     def look(name: str) -> Callable[[Tensor], Tensor]:
         def note(value: Tensor) -> Tensor:
-            found[name] = value.numel() // max(value.shape[0] if value.dim() else 1, 1)
+            if isinstance(value, Tensor):  # and no sequence of them
+                found[name] = value.numel() // max(value.shape[0] if value.dim() else 1, 1)
             return value
 
         return note

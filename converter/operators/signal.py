@@ -36,7 +36,11 @@ def stft(
     *,
     onesided: int = 1,
 ) -> Tensor:
-    """x: batch, length, 1 or 2; the result: batch, frames, frequencies, 2."""
+    """x: batch, length, 1 or 2, or as torch's exporter writes it batch, length; the result: batch, frames,
+    frequencies, 2.
+    """
+    if x.dim() == 2:
+        x = x.unsqueeze(-1)
     if frame_length is None:
         frame_length = x.shape[1] if window is None else window.shape[0]
     frames = x.unfold(1, frame_length, frame_step).transpose(-1, -2)  # batch, frames, frame_length, 1 or 2

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 from onnx import ModelProto
 
+from converter.attempts import Attempts
 from converter.findings import StepTaken
 from converter.graph import Graph, attribute, multiply_adds
 from converter.inputs.plans import Feeds, tensors
@@ -70,14 +71,15 @@ def optimize(
     ``kept_float`` are nodes that stay in float for the reason given, whatever is measured; ``margin`` is by how much
     the range of an 8-bit activation exceeds the best one for the samples.
     """
+    attempts = Attempts()
     elements = sizes(network, graph, calibration[0])
     everything = place(graph, kept_float)
     shared = quantized_tensors(graph, everything.nodes)
     equalized = None
     if kinds := _equalized_kinds(options, graph):
-        equalized = equalize(model, network, graph, shared, _first(calibration, EQUALIZED), kinds)
-        model = equalized.model
-        graph, network = Graph(model), reconstruct(model)
+        with attempts.optional(_equalizing(options), "Bringing channels to one range"):
+            equalized = equalize(model, network, graph, shared, _first(calibration, EQUALIZED), kinds)
+            graph, network, model = Graph(equalized.model), reconstruct(equalized.model), equalized.model
     providers = sorted(set(shared.values()))
     observed = observe(network, providers, calibration)
     progress(0.25, "ranges observed")
@@ -94,13 +96,15 @@ def optimize(
     ranges = join_ranges(graph, everything.nodes, shared, ranges)
     judged_together = max(int(JUDGED_BYTES / (4 * max(sum(elements.values()), 1))), 1)
     judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, judged_together)]
-    damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
-    progress(0.5, "damage of each rounding measured")
-    harm = {name: damage[source] for name, source in shared.items()}
+    damage, placement = dict.fromkeys(ranges, 0.0), everything
+    harm = dict.fromkeys(shared, 0.0)
     few = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
-    placement = (
-        everything if Step.FLOAT_FALLBACK in options.skip else choose_precision(graph, harm, elements, kept_float, few)
-    )
+    with attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
+        damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
+        progress(0.5, "damage of each rounding measured")
+        harm = {name: damage[source] for name, source in shared.items()}
+        if Step.FLOAT_FALLBACK not in options.skip:
+            placement = choose_precision(graph, harm, elements, kept_float, few)
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
     settings = Settings(
@@ -111,7 +115,9 @@ def optimize(
     fitted = min(max(int(STREAM_BYTES / (4 * max(elements.values(), default=1))), JUDGED), MOST_FITTED)
     together = max(int(PIECE_BYTES / (4 * max(elements.values(), default=1))), 1)
     batches = [tensors(part) for feeds in _first(calibration, fitted) for part in _parts(feeds, together)]
-    widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
+    widths = Widths({})
+    with attempts.optional("widths", "Choosing bit widths"):
+        widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
     return_freed_memory()
     progress(0.6, "bits of the weights settled")
     settings = replace(settings, bits=widths.bits)
@@ -119,19 +125,27 @@ def optimize(
     def advance(share: float) -> None:
         progress(0.6 + 0.4 * share, "weights rounded and biases corrected")
 
+    correction: Correction | None = None
     if options.method is Method.GENIE and settings.compensate:
-        macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
-        size = max(len(value) if value.dim() else 1 for value in batches[0].values())
-        rounds = affordable_steps(macs, size, len(placement.nodes), options.time_budget * BLOCKS_SHARE)
-        correction = reconstruct_blocks(
-            network, graph, placement.nodes, chosen, batches, settings.bits, rounds, options.seed, advance
-        )
-    else:
-        correction = correct(network, graph, placement.nodes, chosen, batches, settings, advance)
+        with attempts.optional("blocks", "Fitting weights block by block"):
+            macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
+            size = max(len(value) if value.dim() else 1 for value in batches[0].values())
+            rounds = affordable_steps(macs, size, len(placement.nodes), options.time_budget * BLOCKS_SHARE)
+            correction = reconstruct_blocks(
+                network, graph, placement.nodes, chosen, batches, settings.bits, rounds, options.seed, advance
+            )
+    if correction is None:
+        with attempts.optional(Step.ROUNDING, "Rounding against the samples"):
+            correction = correct(network, graph, placement.nodes, chosen, batches, settings, advance)
+    correction = correction or Correction()  # without grids onnxruntime rounds each weight to nearest
     plan = Plan(placement.nodes, chosen, correction.grids, options.target)
-    rounded_model, plan = keep_channels_last(apply_correction(model, correction), plan)
+    rounded_model = apply_correction(model, correction)
+    with attempts.optional("channels-last", "Keeping channels last"):
+        rounded_model, plan = keep_channels_last(rounded_model, plan)
     steps = _steps_taken(options, equalized, placement, everything, harm, correction)
-    steps += widths.steps
+    failed = {each.step: each.as_step() for each in attempts.left_out}
+    steps = [failed.pop(each.name, each) for each in [*steps, *widths.steps]]
+    steps += failed.values()
     return Optimized(model, rounded_model, plan, placement, damage, correction, observed, steps, widths)
 
 
@@ -148,7 +162,7 @@ def _steps_taken(
     if equalized is not None:
         taken.append(
             StepTaken(
-                name=Step.MIGRATION if options.precision is Precision.INT8 else Step.EQUALIZATION,
+                name=_equalizing(options),
                 applied=equalized.channels > 0,
                 sentence=f"{equalized.channels} channels of {equalized.layers} layers brought to one range, "
                 "the function unchanged.",
@@ -198,6 +212,11 @@ def _steps_taken(
 
 def _damage(placement: Placement, harm: Mapping[str, float]) -> float:
     return sum(each for name, each in harm.items() if name in placement.rounded)
+
+
+def _equalizing(options: Options) -> Step:
+    """The step that equalization is at this precision."""
+    return Step.MIGRATION if options.precision is Precision.INT8 else Step.EQUALIZATION
 
 
 def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:

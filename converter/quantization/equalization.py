@@ -14,6 +14,7 @@ on the numbers themselves, so shuffles, splits and concatenations need no rules 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,6 +88,7 @@ class _Labels:
 
     channels: _Channels = field(default_factory=_Channels)
     numbers: dict[str, Tensor] = field(default_factory=dict)  # float64 tensors holding whole numbers
+    indices: Mapping[str, Tensor] = field(default_factory=dict)  # the sizes, indices and ids that the sample made
 
     def of(self, name: str) -> Numbers:
         return np.unique(self.numbers[name].numpy()).astype(np.int64)
@@ -119,8 +121,8 @@ def equalize(
     ``kinds`` says which makers of channels may be scaled: LAYERS, NORMALIZATIONS or both.
     """
     batches = list(calibration)
-    shapes = _shapes(network, graph, batches[0])
-    labels = _Labels()
+    shapes, indices = _looked_at(network, graph, batches[0])
+    labels = _Labels(indices=indices)
     made: dict[str, tuple[str, Numbers]] = {}  # node -> kind, numbers of the channels it makes
     read: dict[str, Numbers] = {}  # node -> numbers of the channels that its weight reads
     for name in (each.name for each in graph.inputs):
@@ -135,13 +137,17 @@ def equalize(
     return _rescale(model, graph, labels.channels, made, read, scales)
 
 
-def _shapes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, torch.Size]:
-    found: dict[str, torch.Size] = {}
+def _looked_at(network: Reconstruction, graph: Graph, feeds: Feeds) -> tuple[dict[str, torch.Size], dict[str, Tensor]]:
+    """The shape of every float tensor, and every tensor of integers: where data go may depend on the inputs."""
+    shapes: dict[str, torch.Size] = {}
+    indices: dict[str, Tensor] = {}
 
     def look(name: str) -> Callable[[Tensor], Tensor]:
         def note(value: Tensor) -> Tensor:
             if isinstance(value, Tensor) and value.is_floating_point():
-                found[name] = value.shape
+                shapes[name] = value.shape
+            elif isinstance(value, Tensor):
+                indices[name] = value
             return value
 
         return note
@@ -149,7 +155,7 @@ def _shapes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, to
     names = [name for node in graph.nodes for name in node.output if name] + [each.name for each in graph.inputs]
     with torch.no_grad():
         network.run(tensors(feeds), [each.name for each in graph.outputs], edit={name: look(name) for name in names})
-    return found
+    return shapes, indices
 
 
 def _label_fresh(
@@ -192,10 +198,10 @@ def _follow(
             labels.numbers[node.output[0]] = held.expand(shapes[node.output[0]])
             return
     if node.op_type in MOVING and data and _all_numbered(node, shapes, labels):
-        outputs = [name for name in node.output if name]
-        with torch.no_grad():
-            moved = network.run({name: labels.numbers[name].contiguous() for name in data}, outputs)
-        if all(isinstance(value, Tensor) and value.shape == shapes.get(name) for name, value in moved.items()):
+        moved = _moved(node, network, data, labels)
+        if moved and all(
+            isinstance(value, Tensor) and value.shape == shapes.get(name) for name, value in moved.items()
+        ):
             labels.numbers.update(moved)
             return
     if node.op_type == "Add" and len(data) == 2 and shapes.get(data[0]) == shapes.get(data[1]):
@@ -211,6 +217,15 @@ def _follow(
     for name in node.output:
         if name:
             _label_fresh(labels, name, shapes, fixed=True)
+
+
+def _moved(node: NodeProto, network: Reconstruction, data: list[str], labels: _Labels) -> dict[str, Tensor]:
+    """The numbers where the node puts them; none where it does not run on its own, as with a batch written down."""
+    feeds = {name: labels.numbers[name].contiguous() for name in data}
+    feeds |= {name: labels.indices[name] for name in node.input if name in labels.indices}
+    with torch.no_grad(), suppress(RuntimeError, IndexError, ValueError):
+        return network.run(feeds, [name for name in node.output if name])
+    return {}
 
 
 def _all_numbered(node: NodeProto, shapes: Mapping[str, torch.Size], labels: _Labels) -> bool:
@@ -296,29 +311,28 @@ def _scales(
 ) -> dict[int, float]:
     """How much each class of channels may grow: until one of its channels fills its tensor's range."""
     peaks: dict[str, Tensor] = {}
+    axes = {
+        name: 1 if labels.numbers[name].dim() >= 3 and labels.along(name, 1) is not None else -1 for name in rounded
+    }
 
     def watch(name: str) -> Callable[[Tensor], Tensor]:
         def look(value: Tensor) -> Tensor:
-            size = labels.numbers[name].shape
-            axis = 1 if value.dim() >= 3 and len(size) == value.dim() else -1
-            if value.dim() >= 3 and labels.along(name, 1) is None:
-                axis = -1
+            axis = axes[name]
             peak = value.abs().movedim(axis, 0).reshape(value.shape[axis], -1).amax(1)
             peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
             return value
 
         return look
 
-    usable = [name for name in rounded if labels.along(name, 1) is not None or labels.along(name, -1) is not None]
+    usable = [
+        name for name, axis in axes.items() if labels.numbers[name].dim() and labels.along(name, axis) is not None
+    ]
     with torch.no_grad():
         for feeds in batches:
             network.run(tensors(feeds), usable, edit={name: watch(name) for name in usable})
     wanted: dict[int, float] = {}
     for name in usable:
-        axis = (
-            1 if peaks[name].numel() == labels.numbers[name].shape[1 if labels.numbers[name].dim() > 1 else 0] else -1
-        )
-        numbers = labels.along(name, axis if labels.numbers[name].dim() > 1 else -1)
+        numbers = labels.along(name, axes[name])
         if numbers is None or len(numbers) != peaks[name].numel():
             labels.fix(name)
             continue

@@ -19,7 +19,7 @@ from torch import Size, Tensor
 from converter.operators.signatures import Operator, Value
 from converter.reconstruction.execution import Edits, Plan, Program
 
-__all__ = ["Grown", "SingleSamples", "grown"]
+__all__ = ["Grown", "NotBatched", "SingleSamples", "grown"]
 
 TOLERANCE = 1e-3  # of the largest value: for another batch kernels may sum in another order
 

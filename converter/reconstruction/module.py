@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 
 from converter.operators.casting import TORCH_TYPES
 from converter.operators.signatures import Value
-from converter.reconstruction.batching import Grown, SingleSamples, grown
+from converter.reconstruction.batching import Grown, NotBatched, SingleSamples, grown
 from converter.reconstruction.execution import Edits, Plan, Program
 from converter.reconstruction.reading import read_model
 
@@ -109,7 +109,15 @@ class Reconstruction(nn.Module):
             if not isinstance(value, Tensor) or name in self.program.constants:
                 continue
             single = self._single_shape(name, value)
-            if single is not None and (growth := grown(value.shape, single)):
+            if single is None:
+                continue
+            try:
+                growth = grown(value.shape, single)
+            except NotBatched:
+                if name in self.declared:
+                    raise
+                continue  # a tensor inside whose shape depends on the data, such as what NonMaxSuppression keeps
+            if growth is not None:
                 found[name] = growth
         if len({growth.times for growth in found.values()}) > 1:
             raise ValueError("the fed tensors carry different numbers of samples")

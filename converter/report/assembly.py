@@ -215,6 +215,7 @@ def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSec
         batch_norm_statistics=len(task.batch_norms),
         hypotheses=tuple(hypotheses),
         loss=(curve,) if samples.loss else (),
+        notes=samples.notes,
     )
 
 
@@ -232,8 +233,8 @@ def _layer(layer: Layer, integers: Integers, measured: Measured) -> Layer:
 
 
 def _cautions(task: Task, integers: Integers, measured: Measured) -> list[Caution]:
-    cautions = []
-    if measured.latency.slower:
+    cautions = [*measured.left_out]
+    if measured.latency is not None and measured.latency.slower:
         cautions.append(Caution(kind="slower", message="On this processor the INT8 model is slower than FP32."))
     if not integers.decisions.nodes_quantized:
         cautions.append(

@@ -64,7 +64,7 @@ class Report(Section):
     predicted: Prediction | None = None
     validation: Validation | None = None
     layers: tuple[Layer, ...]
-    kernels: Kernels
+    kernels: Kernels | None = None
     latency: Latency | None = None
     size: Size
     timings: Timings

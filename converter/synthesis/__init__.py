@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converter.attempts import Attempts
 from converter.errors import InvalidOption
 from converter.inputs.plans import Feeds, InputPlan, assemble, batch_limit, draw
 from converter.inputs.states import settle_states
@@ -50,6 +51,7 @@ class Synthesis:
     seconds: float
     words: str  # of the calibration samples
     distribution: str  # of those held out
+    notes: tuple[str, ...] = ()  # what was left out on the way
 
 
 def draw_all(problem: Problem, count: int, generator: np.random.Generator, *, noise: bool = False) -> Raw:
@@ -108,15 +110,27 @@ def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synth
         )
     started, count = time.monotonic(), _whole_batches(count, problem.plans)
     steps = problem.affordable_steps(CALIBRATION_STEPS, round(count * CLASS_SHARE))
-    made = METHODS[method](problem, count, seed, STEPS.get(method, steps))  # the papers' methods bound these themselves
     fewer = -(-steps * HELD_OUT_STEPS // CALIBRATION_STEPS)  # in proportion, where the network leaves time for few
-    held_out = synthesize_auto(problem, count, seed + 1, fewer)
+    attempts = Attempts()
+    made: Samples | None = None
+    held_out: Samples | None = None
+    with attempts.optional("synthesis", f"Synthesis by {method}"):
+        made = METHODS[method](problem, count, seed, STEPS.get(method, steps))  # the papers bound theirs
+    with attempts.optional("held-out", "Moving held-out samples towards classes"):
+        held_out = synthesize_auto(problem, count, seed + 1, fewer)
+    made = made or synthesize_auto(problem, count, seed, 0)  # the prior alone needs nothing of the network
+    held_out = held_out or synthesize_auto(problem, count, seed + 1, 0)
     taken = len(made.loss) if method in STEPS else steps
-    calibration, judged = (
-        settle_states(problem.network, problem.graph, problem.plans, each.raw) for each in (made, held_out)
-    )
+    calibration, judged = made.raw, held_out.raw
+    with attempts.optional("states", "Running states in"):
+        calibration, judged = (
+            settle_states(problem.network, problem.graph, problem.plans, each.raw) for each in (made, held_out)
+        )
     seconds = time.monotonic() - started
-    return Synthesis(method, problem.plans, calibration, judged, made.loss, taken, seconds, made.words, held_out.words)
+    notes = tuple(each.sentence for each in attempts.left_out)
+    return Synthesis(
+        method, problem.plans, calibration, judged, made.loss, taken, seconds, made.words, held_out.words, notes
+    )
 
 
 def _whole_batches(count: int, plans: tuple[InputPlan, ...]) -> int:

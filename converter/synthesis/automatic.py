@@ -40,10 +40,12 @@ class Adam:
         self.steps = 0
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Each tensor has gone one step of ``RATE`` against its gradient."""
+    def step(self, gradients: Sequence[Tensor | None]) -> None:
+        """Each tensor has gone one step of ``RATE`` against its gradient, if it has one."""
         self.steps += 1
         for value, mean, square, gradient in zip(self.free, self.means, self.squares, gradients, strict=True):
+            if gradient is None:
+                continue
             mean.lerp_(gradient, 1 - BETAS[0])
             square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
             spread = (square / (1 - BETAS[1] ** self.steps)).sqrt_().add_(1e-8)
@@ -112,9 +114,11 @@ def _move(
             [_distance(responses[score.tensor], score, *target) for score, target in zip(scores, targets, strict=True)]
         ).mean()
         losses.append(loss.item())
+        if not loss.requires_grad:  # no input moves the scores
+            break
         if not math.isfinite(losses[-1]) or losses[-1] < CONFIDENT or time.monotonic() > deadline:
             break
-        descent.step(torch.autograd.grad(loss, free))
+        descent.step(torch.autograd.grad(loss, free, allow_unused=True))  # an input may not reach the scores
         with torch.no_grad():
             for plan, value in zip(adjustable, free, strict=True):
                 if plan.kind is InputKind.PICTURE:

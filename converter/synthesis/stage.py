@@ -48,7 +48,7 @@ def _saved(made: Synthesis) -> Saved:
     arrays = {f"calibration/{name}": value for name, value in made.calibration.items()}
     arrays |= {f"held_out/{name}": value for name, value in made.held_out.items()}
     values = {name: getattr(made, name) for name in ("steps", "seconds", "words", "distribution")}
-    return Saved(values | {"loss": list(made.loss)}, arrays)
+    return Saved(values | {"loss": list(made.loss), "notes": list(made.notes)}, arrays)
 
 
 def _restored(saved: Saved, task: Task, options: Options) -> Synthesis:
@@ -61,5 +61,6 @@ def _restored(saved: Saved, task: Task, options: Options) -> Synthesis:
         calibration=part("calibration/"),
         held_out=part("held_out/"),
         loss=tuple(saved.values["loss"]),
+        notes=tuple(saved.values["notes"]),
         **{name: saved.values[name] for name in ("steps", "seconds", "words", "distribution")},
     )

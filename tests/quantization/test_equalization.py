@@ -152,6 +152,35 @@ def test_shapes_computed_in_the_graph_do_not_stop_it() -> None:
     assert difference(run(given.model, given.batches[0]), run(equalized(given).model, given.batches[0])) < 1e-5
 
 
+def test_channels_are_followed_through_a_reshape_whose_sizes_come_from_the_input() -> None:
+    given = prepare(
+        model_of(
+            [
+                node("Shape", ["x"], ["shape"]),
+                node("Slice", ["shape", "zero", "two"], ["leading"]),
+                node("Concat", ["leading", "channels"], ["sizes"], axis=0),
+                node("LayerNormalization", ["x", "gain", "shift"], ["normal"], axis=-1),
+                node("Reshape", ["normal", "flat"], ["rows"]),
+                node("Reshape", ["rows", "sizes"], ["again"]),
+                node("MatMul", ["again", "w"], ["y"]),
+            ],
+            {
+                "zero": np.array([0]),
+                "two": np.array([2]),
+                "channels": np.array([8]),
+                "flat": np.array([-1, 8]),
+                "gain": np.geomspace(0.1, 3, 8).astype(np.float32),
+                "shift": np.zeros(8, np.float32),
+                "w": weights(8, 6),
+            },
+            ("N", "length", 8),
+        )
+    )
+    made = equalized(given)
+    assert made.channels >= 7
+    assert all(difference(run(given.model, feeds), run(made.model, feeds)) < 1e-5 for feeds in given.batches)
+
+
 def test_normalizations_hand_their_difficulty_to_the_next_product() -> None:
     given = prepare(transformer())
     made = equalized(given)
