@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 from converter.families import MOVING
 from converter.graph import Array, Graph, attribute, weight_of
 from converter.inputs.plans import Feeds, tensors
+from converter.quantization.channel_numbers import Channels, Labels, Numbers, label_fresh
 from converter.reconstruction import Reconstruction
 
 __all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "equalize"]
@@ -36,7 +37,6 @@ LAYERS = frozenset({"layer"})
 NORMALIZATIONS = frozenset({"norm", "scale"})
 MOST = 8.0  # a channel is enlarged by; beyond, it is nearly dead and its weights would dwarf the others'
 STRENGTH = 0.5  # exponent of the wanted scale
-Numbers = NDArray[np.int64]
 
 
 @dataclass
@@ -47,65 +47,6 @@ class Equalization:
     channels: int
     layers: int
     largest: float
-
-
-@dataclass
-class _Channels:
-    """Classes of channels that must be scaled alike (union-find over channel numbers), some of them fixed at 1."""
-
-    parents: list[int] = field(default_factory=list)
-    fixed: set[int] = field(default_factory=set)
-
-    def fresh(self, count: int) -> Numbers:
-        start = len(self.parents)
-        self.parents.extend(range(start, start + count))
-        return np.arange(start, start + count, dtype=np.int64)
-
-    def root(self, number: int) -> int:
-        while self.parents[number] != number:
-            self.parents[number] = self.parents[self.parents[number]]
-            number = self.parents[number]
-        return number
-
-    def join(self, one: Iterable[int], other: Iterable[int]) -> None:
-        for a, b in set(zip(one, other, strict=True)):
-            first, second = self.root(a), self.root(b)
-            if first != second:
-                self.parents[max(first, second)] = min(first, second)
-                if max(first, second) in self.fixed:
-                    self.fixed.add(min(first, second))
-
-    def fix(self, numbers: Iterable[int]) -> None:
-        self.fixed.update(self.root(int(number)) for number in set(numbers))
-
-    def is_fixed(self, number: int) -> bool:
-        return self.root(number) in self.fixed
-
-
-@dataclass
-class _Labels:
-    """The channel number of every element of every tensor, for one sample."""
-
-    channels: _Channels = field(default_factory=_Channels)
-    numbers: dict[str, Tensor] = field(default_factory=dict)  # float64 tensors holding whole numbers
-    indices: Mapping[str, Tensor] = field(default_factory=dict)  # the sizes, indices and ids that the sample made
-
-    def of(self, name: str) -> Numbers:
-        return np.unique(self.numbers[name].numpy()).astype(np.int64)
-
-    def fix(self, name: str) -> None:
-        if name in self.numbers:
-            self.channels.fix(self.of(name).tolist())
-
-    def along(self, name: str, axis: int) -> Numbers | None:
-        """[C]: the number of each channel along ``axis``, or None where a channel mixes several."""
-        value = self.numbers[name]
-        if axis >= value.dim():
-            return None
-        rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)
-        if rows.shape[1] == 0 or not bool((rows == rows[:, :1]).all()):
-            return None
-        return rows[:, 0].numpy().astype(np.int64)
 
 
 def equalize(
@@ -122,11 +63,11 @@ def equalize(
     """
     batches = list(calibration)
     shapes, indices = _looked_at(network, graph, batches[0])
-    labels = _Labels(indices=indices)
+    labels = Labels(indices=indices)
     made: dict[str, tuple[str, Numbers]] = {}  # node -> kind, numbers of the channels it makes
     read: dict[str, Numbers] = {}  # node -> numbers of the channels that its weight reads
     for name in (each.name for each in graph.inputs):
-        _label_fresh(labels, name, shapes, fixed=True)
+        label_fresh(labels, name, shapes, fixed=True)
     for node in graph.nodes:
         _follow(node, graph, network, shapes, labels, made, read)
     for output in graph.outputs:
@@ -158,28 +99,12 @@ def _looked_at(network: Reconstruction, graph: Graph, feeds: Feeds) -> tuple[dic
     return shapes, indices
 
 
-def _label_fresh(
-    labels: _Labels, name: str, shapes: Mapping[str, torch.Size], fixed: bool, axis: int | None = None
-) -> Numbers:
-    shape = shapes.get(name)
-    if shape is None:
-        return np.empty(0, np.int64)
-    axis = (1 if len(shape) >= 3 else -1) if axis is None else axis
-    count = shape[axis] if shape else 1
-    numbers = labels.channels.fresh(count)
-    view = [count if each == axis % max(len(shape), 1) else 1 for each in range(len(shape))]
-    labels.numbers[name] = torch.from_numpy(numbers.astype(np.float64)).reshape(view).expand(shape)
-    if fixed:
-        labels.channels.fix(numbers.tolist())
-    return numbers
-
-
 def _follow(
     node: NodeProto,
     graph: Graph,
     network: Reconstruction,
     shapes: Mapping[str, torch.Size],
-    labels: _Labels,
+    labels: Labels,
     made: dict[str, tuple[str, Numbers]],
     read: dict[str, Numbers],
 ) -> None:
@@ -216,10 +141,10 @@ def _follow(
         labels.fix(name)
     for name in node.output:
         if name:
-            _label_fresh(labels, name, shapes, fixed=True)
+            label_fresh(labels, name, shapes, fixed=True)
 
 
-def _moved(node: NodeProto, network: Reconstruction, data: list[str], labels: _Labels) -> dict[str, Tensor]:
+def _moved(node: NodeProto, network: Reconstruction, data: list[str], labels: Labels) -> dict[str, Tensor]:
     """The numbers where the node puts them; none where it does not run on its own, as with a batch written down."""
     feeds = {name: labels.numbers[name].contiguous() for name in data}
     feeds |= {name: labels.indices[name] for name in node.input if name in labels.indices}
@@ -228,13 +153,13 @@ def _moved(node: NodeProto, network: Reconstruction, data: list[str], labels: _L
     return {}
 
 
-def _all_numbered(node: NodeProto, shapes: Mapping[str, torch.Size], labels: _Labels) -> bool:
+def _all_numbered(node: NodeProto, shapes: Mapping[str, torch.Size], labels: Labels) -> bool:
     """Whether every float tensor that the node moves has numbers; a constant that joins a concatenation has none."""
     needed = list(node.input) if node.op_type == "Concat" else [name for name in node.input if name in shapes]
     return all(name in labels.numbers for name in needed)
 
 
-def _gated(node: NodeProto, data: list[str], shapes: Mapping[str, torch.Size], labels: _Labels) -> bool:
+def _gated(node: NodeProto, data: list[str], shapes: Mapping[str, torch.Size], labels: Labels) -> bool:
     """A product scales with either factor: the one that is free carries the channels, the gate stays fixed."""
     for carrier, gate in (data, data[::-1]):
         free = not all(labels.channels.is_fixed(int(number)) for number in labels.of(carrier))
@@ -253,7 +178,7 @@ def _follow_layer(
     node: NodeProto,
     graph: Graph,
     shapes: Mapping[str, torch.Size],
-    labels: _Labels,
+    labels: Labels,
     made: dict[str, tuple[str, Numbers]],
     read: dict[str, Numbers],
 ) -> bool:
@@ -266,14 +191,14 @@ def _follow_layer(
         else:
             read[node.name] = reads
         axis = 1 if node.op_type == "Conv" else -1
-        made[node.name] = ("layer", _label_fresh(labels, node.output[0], shapes, fixed=False, axis=axis))
+        made[node.name] = ("layer", label_fresh(labels, node.output[0], shapes, fixed=False, axis=axis))
         if node.op_type == "Conv" and any(node.input[2:]) and node.input[2] not in graph.initializers:
             labels.fix(node.output[0])
         return True
     if node.op_type == "LayerNormalization" and _alone(node.input[1:], graph) and node.input[1] in graph.initializers:
         labels.fix(node.input[0])
         if graph.initializers[node.input[1]].ndim == 1:
-            made[node.name] = ("norm", _label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
+            made[node.name] = ("norm", label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
             return True
     if node.op_type == "Mul":
         constant = [name for name in node.input if name in graph.initializers]
@@ -282,7 +207,7 @@ def _follow_layer(
             shape = shapes.get(node.output[0])
             if shape is not None and shape[-1:] == graph.initializers[constant[0]].shape and len(shape) > 1:
                 labels.fix(other)
-                made[node.name] = ("scale", _label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
+                made[node.name] = ("scale", label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
                 return True
     if node.op_type == "Add":  # the bias of a MatMul
         constant = [name for name in node.input if name in graph.initializers]
@@ -307,7 +232,7 @@ def _alone(names: Iterable[str], graph: Graph) -> bool:
 
 
 def _scales(
-    network: Reconstruction, graph: Graph, labels: _Labels, rounded: list[str], batches: list[Feeds]
+    network: Reconstruction, graph: Graph, labels: Labels, rounded: list[str], batches: list[Feeds]
 ) -> dict[int, float]:
     """How much each class of channels may grow: until one of its channels fills its tensor's range."""
     peaks: dict[str, Tensor] = {}
@@ -351,7 +276,7 @@ def _scales(
 def _rescale(
     model: ModelProto,
     graph: Graph,
-    channels: _Channels,
+    channels: Channels,
     made: Mapping[str, tuple[str, Numbers]],
     read: Mapping[str, Numbers],
     scales: Mapping[int, float],
