@@ -83,7 +83,7 @@ def convert(
         with clock.stage(Stage.RECONSTRUCTION, "rebuilding the network in torch"):
             network = reconstruct(normalized.model)
             task = describe_task(admitted.model, normalized, network, options)
-            data = find_data(admitted.model, task.plans, options.validation)
+            data = find_data(admitted.model, task.plans, options.validation, kinds=options.outputs)
             kept = kept.of(task.model, options)
         with clock.stage(Stage.SYNTHESIS, f"making calibration data ({options.method})"):
             samples = make_samples(task, options, clock.reporter, kept)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from onnx import TensorProto
 
+from converter.errors import InvalidOption
 from converter.families import MOVING, RENAMING, SIGMOIDS, SOFTMAXES
-from converter.graph import Graph, attribute
+from converter.graph import Graph, Shape, attribute
+from converter.options import OutputKind
 
 __all__ = ["ClassOutput", "Score", "class_output", "find_scores"]
 
@@ -55,18 +59,20 @@ class ClassOutput:
     reason: str
 
 
-def class_output(graph: Graph) -> ClassOutput | None:
-    """The only output shaped like class scores whose last operator makes such scores, or None.
+def class_output(graph: Graph, kinds: Mapping[str, OutputKind] = MappingProxyType({})) -> ClassOutput | None:
+    """The output that the owner states to hold class scores; else the only output shaped like them whose last operator
+    makes such scores, unless ``kinds`` states it to be something else; or None.
 
     Shape alone cannot tell class scores from an embedding; the reason goes into the report for the owner to judge.
+    Raises InvalidOption for outputs that are not there or have no axis of classes.
     """
+    if (stated := _stated_classes(graph, kinds)) is not None:
+        return stated
     candidates = []
     for output in graph.outputs:
         shape = output.shape or graph.shapes.get(output.name)
-        if output.element_type not in FLOAT or shape is None or len(shape) not in (2, 4):
-            continue
-        classes, rest = shape[1], shape[2:]
-        if isinstance(classes, int) and 2 <= classes <= LARGEST_CLASSES and all(size == 1 for size in rest):
+        scores_classes = shape is not None and output.element_type in FLOAT and _holds_classes(shape)
+        if scores_classes and output.name not in kinds:
             candidates.append(output.name)
     if len(candidates) != 1 or len(graph.outputs) != 1:
         return None
@@ -80,3 +86,34 @@ def class_output(graph: Graph) -> ClassOutput | None:
     if node.op_type in SCORING:
         return ClassOutput(candidates[0], f"the model ends in one row of numbers a sample, made by {node.op_type}")
     return None
+
+
+def _holds_classes(shape: Shape) -> bool:
+    """[N, classes], maybe with two axes of size 1 behind."""
+    if len(shape) not in (2, 4) or any(size != 1 for size in shape[2:]):
+        return False
+    return isinstance(shape[1], int) and 2 <= shape[1] <= LARGEST_CLASSES
+
+
+def _stated_classes(graph: Graph, kinds: Mapping[str, OutputKind]) -> ClassOutput | None:
+    names = [output.name for output in graph.outputs]
+    for name in kinds:
+        if name not in names:
+            raise InvalidOption(
+                f"There is no output {name!r}.", field="outputs", remedy=f"The outputs are {', '.join(names)}."
+            )
+    stated = [output for output in graph.outputs if kinds.get(output.name) is OutputKind.CLASSES]
+    if len(stated) > 1:
+        raise InvalidOption(
+            f"{len(stated)} outputs are stated to be classes; decisions are compared at one.",
+            field="outputs",
+            remedy=f"State one of {', '.join(output.name for output in stated)}.",
+        )
+    for output in stated:
+        shape = output.shape or graph.shapes.get(output.name)
+        if output.element_type not in FLOAT or (shape is not None and not _holds_classes(shape)):
+            raise InvalidOption(
+                f"The output {output} cannot be classes: those are [N, classes] of floats, with 2 classes or more.",
+                field="outputs",
+            )
+    return ClassOutput(stated[0].name, "its owner states so") if stated else None

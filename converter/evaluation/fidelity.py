@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from onnx import ModelProto
 
 from converter.findings import Decisions, Fidelity, Histogram, Interval, OutputFidelity, Proportion
 from converter.graph import Graph
+from converter.options import OutputKind
 from converter.scores import ClassOutput, class_output
 from converter.sessions import Array, Feeds, open_session, output_names, rows, split
 
@@ -210,13 +212,19 @@ class Comparison:
 
 
 def compare(
-    float32: ModelProto, int8: ModelProto, feeds: Iterable[Feeds], *, seed: int = 0, threads: int = 1
+    float32: ModelProto,
+    int8: ModelProto,
+    feeds: Iterable[Feeds],
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    kinds: Mapping[str, OutputKind] = MappingProxyType({}),
 ) -> Comparison:
-    """Both models ran on every feed, batch by batch; outputs are matched by name."""
+    """Both models ran on every feed, batch by batch; outputs are matched by name, ``kinds`` are stated by the owner."""
     before, after = open_session(float32, threads), open_session(int8, threads)
     names = output_names(before)
     sums = {name: _Sums() for name in names}
-    found = class_output(Graph(float32))
+    found = class_output(Graph(float32), kinds)
     choices = None if found is None else _Choices(found)
     samples = 0
     for feed, count in split(before, feeds):
@@ -237,11 +245,18 @@ def compare(
 
 
 def measure_fidelity(
-    float32: ModelProto, int8: ModelProto, feeds: Iterable[Feeds], distribution: str, *, seed: int = 0, threads: int = 1
+    float32: ModelProto,
+    int8: ModelProto,
+    feeds: Iterable[Feeds],
+    distribution: str,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    kinds: Mapping[str, OutputKind] = MappingProxyType({}),
 ) -> Fidelity:
     """The fidelity section; ``distribution`` says in words what the feeds, unseen in calibration, were drawn from."""
     started = time.monotonic()
-    compared = compare(float32, int8, feeds, seed=seed, threads=threads)
+    compared = compare(float32, int8, feeds, seed=seed, threads=threads, kinds=kinds)
     return Fidelity(
         distribution=distribution,
         samples=compared.samples,

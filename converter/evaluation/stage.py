@@ -60,11 +60,21 @@ def measure(
     feeds = list(batches(task.plans, samples.held_out, BATCH))
     int8, threads = integers.model, options.threads
     try:
-        fidelity = measure_fidelity(original, int8, feeds, samples.distribution, seed=options.seed, threads=threads)
+        fidelity = measure_fidelity(
+            original,
+            int8,
+            feeds,
+            samples.distribution,
+            seed=options.seed,
+            threads=threads,
+            kinds=options.outputs,
+        )
     except Exception as problem:  # boundary: onnxruntime's exceptions share no narrower base
         raise VerificationFailed(f"onnxruntime does not run the INT8 model: {problem}") from problem
     single = next(iter(batches(task.plans, samples.held_out, 1)))
-    validated = None if data is None else measure_validation(data, original, int8, threads=threads, seed=options.seed)
+    validated = None
+    if data is not None:
+        validated = measure_validation(data, original, int8, threads=threads, seed=options.seed, kinds=options.outputs)
     attempts = Attempts()
     predicted: Prediction | None = None
     layers: tuple[Layer, ...] = ()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +13,22 @@ from onnx import ModelProto
 from converter.evaluation.fidelity import Comparison, compare
 from converter.findings import Metric, Validation
 from converter.inputs.own_data import OwnData
+from converter.options import OutputKind
 
 __all__ = ["measure_validation", "top1"]
 
 
 def measure_validation(
-    data: OwnData, float32: ModelProto, int8: ModelProto, *, threads: int = 1, seed: int = 0
+    data: OwnData,
+    float32: ModelProto,
+    int8: ModelProto,
+    *,
+    threads: int = 1,
+    seed: int = 0,
+    kinds: Mapping[str, OutputKind] = MappingProxyType({}),
 ) -> Validation:
     """The validation section: both models on every sample; top-1 where there are labels and class scores."""
-    compared = compare(float32, int8, data.feeds(), seed=seed, threads=threads)
+    compared = compare(float32, int8, data.feeds(), seed=seed, threads=threads, kinds=kinds)
     notes = list(data.notes)
     metrics: tuple[Metric, ...] = ()
     if data.labels is not None:

@@ -10,6 +10,7 @@ from onnx import ModelProto
 from onnxruntime import InferenceSession
 
 from converter.admission.loading import load
+from converter.exclusions import excluded_nodes
 from converter.graph import Graph, multiply_adds, weight_of
 from converter.inputs.plans import SOUND, InputKind, InputPlan, assemble, batch_limit, draw
 from converter.inputs.recognition import describe_inputs
@@ -28,8 +29,8 @@ __all__ = ["describe_task"]
 def describe_task(original: ModelProto, normalized: Normalized, network: Reconstruction, options: Options) -> Task:
     """The task, with the rewritten float model checked against the original on samples from the priors.
 
-    Raises InvalidOption for input specifications that do not fit, VerificationFailed where rewriting
-    changed the function.
+    Raises InvalidOption for specifications of inputs, outputs or nodes that do not fit, VerificationFailed where
+    rewriting changed the function.
     """
     graph = Graph(normalized.model)
     plans = _with_fitting_sizes(normalized.model, graph, network, describe_inputs(graph, options.inputs))
@@ -39,7 +40,7 @@ def describe_task(original: ModelProto, normalized: Normalized, network: Reconst
     error = verify_equivalence(original, normalized.model, [feeds])
     elements = sizes(network, graph, feeds)
     macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
-    classes = class_output(graph)
+    classes = class_output(graph, options.outputs)
     return Task(
         normalized.model,
         graph,
@@ -51,6 +52,7 @@ def describe_task(original: ModelProto, normalized: Normalized, network: Reconst
         macs,
         sum(elements.values()),
         error,
+        excluded_nodes(original, graph, options.exclude, options.include),
     )
 
 

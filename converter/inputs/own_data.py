@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from converter.errors import InvalidOption
 from converter.graph import Graph, Value
 from converter.inputs.pictures import SUFFIXES, Preparation, Unusable
 from converter.inputs.plans import InputKind, InputPlan
+from converter.options import OutputKind
 from converter.scores import class_output
 from converter.sessions import Array, Feeds
 
@@ -58,6 +60,7 @@ def load_data(
     preparation: Preparation | None = None,
     purpose: Purpose = Purpose.VALIDATION,
     *,
+    kinds: Mapping[str, OutputKind] = MappingProxyType({}),
     largest_bytes: int = LARGEST_BYTES,
 ) -> OwnData:
     """The data at ``path``, known to fit the model; raises InvalidOption naming what does not.
@@ -65,11 +68,12 @@ def load_data(
     ``preparation`` is needed for pictures only, ``largest_bytes`` bounds the arrays of an .npz file together.
     """
     graph = Graph(model)
+    classes = _classes(graph, kinds)
     with _naming(purpose):
         if path.is_dir():
-            data = _load_pictures(path, graph, preparation)
+            data = _load_pictures(path, graph, preparation, classes)
         elif path.suffix.lower() == ".npz":
-            data = _load_arrays(path, graph, largest_bytes)
+            data = _load_arrays(path, graph, classes, largest_bytes)
         else:
             raise Unusable(f"{path.name} is neither an .npz file nor a folder")
 
@@ -94,7 +98,7 @@ def _naming(purpose: Purpose) -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------------------- arrays
 
 
-def _load_arrays(path: Path, graph: Graph, largest_bytes: int) -> OwnData:
+def _load_arrays(path: Path, graph: Graph, classes: int | None, largest_bytes: int) -> OwnData:
     arrays = _read_npz(path, {value.name for value in graph.inputs} | {LABELS}, largest_bytes)
     inputs: dict[str, Array] = {}
     for value in graph.inputs:
@@ -113,7 +117,7 @@ def _load_arrays(path: Path, graph: Graph, largest_bytes: int) -> OwnData:
         if kept < samples
         else ()
     )
-    checked = None if labels is None else _checked_labels(labels, samples, graph)[:kept]
+    checked = None if labels is None else _checked_labels(labels, samples, classes)[:kept]
 
     def feeds() -> Iterator[Feeds]:
         step = fixed or BATCH
@@ -182,7 +186,7 @@ def _check_sizes(inputs: Mapping[str, Array], graph: Graph, samples: int) -> int
     return fixed
 
 
-def _checked_labels(labels: Array, samples: int, graph: Graph) -> NDArray[np.int64]:
+def _checked_labels(labels: Array, samples: int, classes: int | None) -> NDArray[np.int64]:
     flat = labels.reshape(len(labels), -1) if labels.ndim else labels.reshape(1, 1)
     if labels.dtype.kind not in "iu" or flat.shape != (samples, 1):
         shape = "x".join(map(str, labels.shape)) or "one number"
@@ -190,7 +194,6 @@ def _checked_labels(labels: Array, samples: int, graph: Graph) -> NDArray[np.int
             f"labels must be one whole number a sample; they are {labels.dtype} {shape} for {samples} samples"
         )
     numbers = flat[:, 0].astype(np.int64)
-    classes = _classes(graph)
     if classes is not None and (numbers.min() < 0 or numbers.max() >= classes):
         raise Unusable(
             f"labels go from {numbers.min()} to {numbers.max()} and the model has the classes 0 to {classes - 1}"
@@ -198,8 +201,9 @@ def _checked_labels(labels: Array, samples: int, graph: Graph) -> NDArray[np.int
     return numbers
 
 
-def _classes(graph: Graph) -> int | None:
-    found = class_output(graph)
+def _classes(graph: Graph, kinds: Mapping[str, OutputKind]) -> int | None:
+    """How many classes the model tells apart, if it is known to tell any."""
+    found = class_output(graph, kinds)
     shape = graph.shapes.get(found.name) if found is not None else None
     return shape[1] if shape is not None and isinstance(shape[1], int) else None
 
@@ -207,12 +211,12 @@ def _classes(graph: Graph) -> int | None:
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
-def _load_pictures(folder: Path, graph: Graph, preparation: Preparation | None) -> OwnData:
+def _load_pictures(folder: Path, graph: Graph, preparation: Preparation | None, known: int | None) -> OwnData:
     if preparation is None or len(graph.inputs) != 1 or preparation.channels not in (1, 3):
         raise Unusable("the model does not take one picture", "Give an .npz file with an array for each input.")
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    classes, naming = _class_numbers(folders, graph)
+    classes, naming = _class_numbers(folders, known)
     files: list[tuple[Path, int]] = []
     for name, number in classes.items():
         files += [(each, number) for each in _pictures(folder / name)]
@@ -243,11 +247,10 @@ def _load_pictures(folder: Path, graph: Graph, preparation: Preparation | None) 
     return OwnData(folder.name, kept, feeds, labels, words)
 
 
-def _class_numbers(folders: Sequence[str], graph: Graph) -> tuple[dict[str, int], str]:
+def _class_numbers(folders: Sequence[str], classes: int | None) -> tuple[dict[str, int], str]:
     """The class of each folder: the number it is named, or its place in alphabetical order if there is one a class."""
     if not folders:
         return {}, ""
-    classes = _classes(graph)
     if all(name.isdecimal() for name in folders):
         numbers = {name: int(name) for name in folders}
         beyond = [name for name, number in numbers.items() if classes is not None and number >= classes]
@@ -271,7 +274,11 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def find_data(
-    model: ModelProto, plans: tuple[InputPlan, ...], source: Path | None, purpose: Purpose = Purpose.VALIDATION
+    model: ModelProto,
+    plans: tuple[InputPlan, ...],
+    source: Path | None,
+    purpose: Purpose = Purpose.VALIDATION,
+    kinds: Mapping[str, OutputKind] = MappingProxyType({}),
 ) -> OwnData | None:
     """The owner's data, known to fit before any work is spent on the model; raises InvalidOption."""
     if source is None:
@@ -283,4 +290,4 @@ def find_data(
         preparation = Preparation(
             plan.name, plan.shape, plan.channels_last, scaling.scale, scaling.offset, scaling.name
         )
-    return load_data(source, model, preparation, purpose)
+    return load_data(source, model, preparation, purpose, kinds=kinds)

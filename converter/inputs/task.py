@@ -4,7 +4,8 @@ size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
@@ -31,3 +32,4 @@ class Task:
     multiply_adds: int  # of one sample
     elements: int  # of all tensors of one sample
     rewriting_error: float
+    excluded: Mapping[str, str] = field(default_factory=dict)  # nodes that the owner keeps in float, and why

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,11 +22,11 @@ from torch import Tensor
 from converter.errors import InvalidOption
 from converter.findings import FrontierPoint, StepTaken
 from converter.graph import Graph, multiply_adds, weight_of
-from converter.options import Options, Precision
+from converter.options import Options, OutputKind, Precision
 from converter.quantization.correction import Correction, Settings, correct
 from converter.quantization.int4_packing import packed_bytes
 from converter.reconstruction import Reconstruction
-from converter.scores import class_output
+from converter.scores import ClassOutput, class_output
 
 __all__ = [
     "Choice",
@@ -144,7 +145,7 @@ def settle_widths(
             return uniform_widths(graph, nodes, options.precision)
         case Precision.MIXED:
             work = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
-            return choose_widths(network, graph, nodes, batches, settings, options.size_budget, work)
+            return choose_widths(network, graph, nodes, batches, settings, options.size_budget, work, options.outputs)
     return Widths({})
 
 
@@ -167,6 +168,7 @@ def choose_widths(
     settings: Settings,
     budget: float,
     work: int,
+    kinds: Mapping[str, OutputKind] = MappingProxyType({}),
 ) -> Widths:
     """The widths of least divergence whose weights fit ``budget``, a share of INT8's bytes up to 1, bytes above.
 
@@ -189,7 +191,7 @@ def choose_widths(
             field="size_budget",
             remedy=f"Use at least {math.ceil(least / max(whole, 1) * 1000) / 1000:g}, or {least + kept:,} bytes.",
         )
-    judge = _Judge(network, graph, _affordable(batches, len(sizes) * len(BITS), work))
+    judge = _Judge(network, graph, _affordable(batches, len(sizes) * len(BITS), work), class_output(graph, kinds))
     layers: list[list[Choice]] = [[] for _ in sizes]
     rounded: dict[int, Correction] = {}
     for bits in BITS:
@@ -265,9 +267,14 @@ def _affordable(batches: Sequence[Mapping[str, Tensor]], runs: int, work: int) -
 class _Judge:
     """The float network's answers, and how far those of a network with some weights rounded are from them."""
 
-    def __init__(self, network: Reconstruction, graph: Graph, batches: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(
+        self,
+        network: Reconstruction,
+        graph: Graph,
+        batches: Sequence[Mapping[str, Tensor]],
+        classes: ClassOutput | None,
+    ) -> None:
         self.network, self.graph, self.batches = network, graph, batches
-        classes = class_output(graph)
         self.classes = None if classes is None else classes.name
         self.unit = "relative squared error" if classes is None else "nats"
         self.outputs = [each.name for each in graph.outputs]

@@ -55,10 +55,10 @@ def make_integers(
         return Integers(
             saved.model, float32, Quantization.model_validate(values["decisions"]), values["methods"], observed
         )
-    optimized, model = _write(task, samples, options, reporter, {})
+    optimized, model = _write(task, samples, options, reporter, task.excluded)
     loop = run_closed_loop(task.model, model, task.graph, task.plans, samples.held_out)
     if loop is not None and loop.sqnr_db < LEAST_IN_LOOP:
-        optimized, model = _write(task, samples, options, reporter, _every_layer(task, loop))
+        optimized, model = _write(task, samples, options, reporter, {**_every_layer(task, loop), **task.excluded})
     if loop is not None:
         optimized = replace(optimized, steps=[*optimized.steps, _loop_tried(loop)])
     made = Integers(

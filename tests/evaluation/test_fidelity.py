@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from converter.errors import InvalidOption
 from converter.evaluation.fidelity import (
     bootstrap_sqnr,
     compare,
@@ -21,6 +22,7 @@ from converter.evaluation.fidelity import (
     wilson,
 )
 from converter.graph import Graph
+from converter.options import OutputKind
 from converter.scores import class_output
 
 
@@ -207,3 +209,23 @@ def test_divergence_is_zero_only_for_equal_rows() -> None:
     rows = probabilities(np.random.default_rng(0).standard_normal((20, 7)), already=False)
     assert kl_divergence(rows, rows) == pytest.approx(0)
     assert (kl_divergence(rows, rows[:, ::-1]) > 0).all()
+
+
+def test_the_owner_says_which_output_holds_classes(weight: np.ndarray) -> None:
+    squashed = linear(weight, ending="Tanh")
+    assert class_output(Graph(squashed)) is None
+    found = class_output(Graph(squashed), {"y": OutputKind.CLASSES})
+    assert found is not None
+    assert found.name == "y"
+    assert compare(squashed, squashed, batches(), kinds={"y": OutputKind.CLASSES}).decisions is not None
+    assert compare(linear(weight), linear(weight), batches(), kinds={"y": OutputKind.EMBEDDING}).decisions is None
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"), [({"z": OutputKind.CLASSES}, "no output 'z'"), ({"y": OutputKind.CLASSES}, "cannot be classes")]
+)
+def test_an_output_that_cannot_be_what_is_stated_is_refused(
+    weight: np.ndarray, kinds: dict[str, OutputKind], words: str
+) -> None:
+    with pytest.raises(InvalidOption, match=words):
+        class_output(Graph(linear(weight[:, :1])), kinds)
