@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import psutil
 
+from service import memory
 from service.interpreter import code_paths, python
 
 __all__ = ["Child", "Ending", "Exit", "Level", "Limits", "achievable_level", "run"]
@@ -55,6 +56,8 @@ class Limits:
         return limits
 
 
+FULL_LANDLOCK = 3  # before it, whoever may not write a file may still cut it short
+FILES = 10_000  # a conversion makes some dozens; each costs the disk an inode, however empty it is
 NPROC = 4096  # counts all of the user's threads, so it only stops a bomb where there is no system-call filter
 ADDRESS_SLACK = 4 << 30  # libraries of torch and thread stacks are mapped but never touched
 
@@ -70,7 +73,7 @@ class Level:
     @property
     def name(self) -> str:
         """``full``: files, network and system calls; ``partial``: some of them; ``limits``: resource limits only."""
-        if self.landlock and self.seccomp and self.network == "none":
+        if self.landlock >= FULL_LANDLOCK and self.seccomp and self.network == "none":
             return "full"
         return "partial" if self.landlock or self.seccomp or self.network != "open" else "limits"
 
@@ -173,6 +176,7 @@ def achievable_level(folder: Path) -> Level:
 def _specification(child: Child) -> dict[str, Any]:
     specification: dict[str, Any] = {
         "parent": os.getpid(),
+        "device": child.limits.device,
         "limits": child.limits.resources(),
         "readable": [str(path) for path in child.readable],
         "writable": [str(child.folder)],
@@ -206,8 +210,9 @@ def _ending_of(code: int, watch: _Watch) -> Ending:
         return Ending.OUT_OF_TIME
     if -code == signal.SIGXFSZ:
         return Ending.OUT_OF_DISK
-    # the kernel kills without a word; if the child was near its limit the reason is not in doubt
-    if -code == signal.SIGKILL and watch.peak > 0.8 * watch.limits.memory:
+    # the kernel kills without a word; near the limit, or if it says that memory ran out, the reason is not in doubt
+    near = watch.peak > 0.8 * watch.limits.memory
+    if -code == signal.SIGKILL and (near or memory.kills() > watch.kills_before):
         return Ending.OUT_OF_MEMORY
     return Ending.CRASHED
 
@@ -239,19 +244,24 @@ class _Watch:
         self.limits, self.folder = child.limits, child.folder
         self.leader, self.started = leader, started
         self.peak = 0
+        self.kills_before = memory.kills()
         self._disk_looked = started
+        self._in_memory = _is_in_memory(child.folder)
+        self._held_as_files = 0
 
     def look(self) -> Ending | None:
         now = time.monotonic()
         if now - self.started > self.limits.wall:
             return Ending.OUT_OF_TIME
-        used = self._memory()
+        used = self._memory() + self._held_as_files
         self.peak = max(self.peak, used)
         if used > self.limits.memory:
             return Ending.OUT_OF_MEMORY
         if now - self._disk_looked > DISK_SECONDS:
             self._disk_looked = now
-            if folder_size(self.folder) > self.limits.disk:
+            size, files = folder_use(self.folder, FILES)
+            self._held_as_files = size if self._in_memory else 0
+            if size > self.limits.disk or files > FILES:
                 return Ending.OUT_OF_DISK
         return None
 
@@ -268,14 +278,29 @@ class _Watch:
         return total
 
 
-def folder_size(folder: Path) -> int:
-    """Bytes really occupied by the files below, links not followed."""
-    total = 0
-    for parent, _, names in os.walk(folder):
+def _is_in_memory(folder: Path) -> bool:
+    """Whether files there are memory: on tmpfs they count against the container's limit."""
+    best, kind = "", ""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/mounts").read_text().splitlines():
+            _, place, found, *_ = line.split()
+            inside = place == "/" or str(folder) == place or str(folder).startswith(f"{place}/")
+            if inside and len(place) >= len(best):
+                best, kind = place, found
+    return kind in ("tmpfs", "ramfs")
+
+
+def folder_use(folder: Path, most: int) -> tuple[int, int]:
+    """Bytes really occupied by what lies below, links not followed, and the number of entries, up to about ``most``."""
+    total = entries = 0
+    for parent, folders, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-    return total
+        entries += len(folders) + len(names)
+        if entries > most:
+            break
+    return total, entries
 
 
 class _Lines:

@@ -104,7 +104,7 @@ def confine(specification: dict[str, Any]) -> dict[str, object]:
     )
     if network == "open" and abi >= 4:
         network = "no-tcp"
-    filtered = seccomp.install()
+    filtered = seccomp.install(specification["device"])
     if network != "none" and filtered:
         network = "none"
     return {"landlock": abi, "seccomp": filtered, "network": network}

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service import memory
+
 __all__ = ["GIB", "Settings"]
 
 GIB = 1 << 30
@@ -20,7 +22,8 @@ def _default_data_dir() -> Path:
 
 
 def _default_memory_limit() -> int:
-    return min(8 * GIB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4)
+    there = memory.available()
+    return max(64 << 20, min(8 * GIB, there * 3 // 4, there - memory.RESERVE))
 
 
 def _default_database_url(fields: dict[str, Any]) -> str:
@@ -58,7 +61,7 @@ class Settings(BaseSettings):
     """How long a worker that was asked to end lets running jobs finish before it hands them back."""
     job_time_limit: PositiveFloat = 3600.0
     job_memory_limit: PositiveInt = Field(default_factory=_default_memory_limit)
-    """8 GiB, or three quarters of the machine's memory if that is less."""
+    """8 GiB, or three quarters of the machine's or container's memory, or what API and worker leave of that."""
     job_disk_limit: PositiveInt = 8 * GIB
     job_threads: PositiveInt = 1
     job_device: Literal["cpu", "cuda"] = "cpu"

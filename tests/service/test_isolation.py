@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from service import landlock, sandbox
+from service import isolation, landlock, memory, sandbox
 from service.isolation import Child, Ending, Exit, Level, Limits, achievable_level, run
+from service.settings import Settings
 
 LIMITS = Limits(wall=20, memory=400 << 20, disk=64 << 20)
 
@@ -51,8 +54,87 @@ TRIED = {
     "raise its own limit": "resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))",
 }
 
+BY_CALL = {  # on x86-64
+    "change a mode": "os.chmod('own', 0o4777)",
+    "change a mode by descriptor": "os.fchmod(readable.fileno(), 0o777)",
+    "change an owner": "os.chown('own', os.getuid(), os.getgid())",
+    "change an owner by descriptor": "os.fchown(readable.fileno(), os.getuid(), os.getgid())",
+    "change the owner of a link": "os.lchown('own', os.getuid(), os.getgid())",
+    "change times": "os.utime('own', (0, 0))",
+    "change times by descriptor": "os.utime(readable.fileno(), (0, 0))",
+    "set an attribute": "os.setxattr('own', 'user.x', b'1')",
+    "set an attribute by descriptor": "os.setxattr(readable.fileno(), 'user.x', b'1')",
+    "remove an attribute": "os.removexattr('own', 'user.x')",
+    "list attributes": "call(194, b'own', 0, 0)",
+    "cut a file short by its name": "os.truncate(OUTSIDE + '.old', 0)",
+    "make a second name": "os.link('own', 'second')",
+    "make a device": "os.mknod('device', 0o20666, os.makedev(1, 3))",
+    "set flags of a file": "fcntl.ioctl(readable, 0x40086602, b'\\x80' + bytes(7))",
+    "queue a signal": "call(129, os.getppid(), 10, ctypes.byref(info))",
+    "queue a signal to a thread": "call(297, os.getppid(), os.getppid(), 10, ctypes.byref(info))",
+    "signal a thread": "call(200, os.getppid(), 0)",
+    "signal by descriptor": "call(424, call(434, os.getppid(), 0), 0, 0, 0)",
+    "get a handle on the parent": "call(434, os.getppid(), 0)",
+    "have the parent signalled by a file": "fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())",
+    "have it signalled by ioctl": "fcntl.ioctl(pipe, 0x8901, struct.pack('i', os.getppid()))",
+    "choose that signal": "fcntl.fcntl(pipe, fcntl.F_SETSIG, 9)",
+    "take a lease": "fcntl.fcntl(readable, fcntl.F_SETLEASE, fcntl.F_RDLCK)",
+    "be told of changes": "fcntl.fcntl(os.open('.', 0), fcntl.F_NOTIFY, fcntl.DN_MODIFY)",
+    "be told of changes by inotify": "call(294, 0)",
+    "be told of changes by fanotify": "call(300, 0, 0)",
+    "set the parent's scheduler": "os.sched_setscheduler(os.getppid(), os.SCHED_BATCH, os.sched_param(0))",
+    "set its parameters": "os.sched_setparam(os.getppid(), os.sched_param(0))",
+    "set its scheduling attributes": "call(314, os.getppid(), ctypes.byref(attributes), 0)",
+    "set its processors": "os.sched_setaffinity(os.getppid(), {0})",
+    "set its priority": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+    "set the user's priority": "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
+    "set its share of the disk": "call(251, 1, os.getppid(), (3 << 13))",
+    "move its memory": "call(256, os.getppid(), 8, 0, 0)",
+    "move its pages": "call(279, os.getppid(), 0, 0, 0, 0, 0)",
+    "compare with it": "call(312, os.getpid(), os.getppid(), 0, 0, 0)",
+    "advise its memory": "call(440, 0, 0, 0, 0, 0)",
+    "make memory without a process": "os.memfd_create('m')",
+    "make secret memory": "call(447, 0)",
+    "make a shared segment": "call(29, 0, 1 << 20, 0o1600)",
+    "make a semaphore": "call(64, 0, 1, 0o1600)",
+    "make a queue": "call(68, 0, 0o1600)",
+    "open a queue": "call(240, b'q', 0o102, 0o600, 0)",
+    "make a pair of sockets": "socket.socketpair()",
+    "outlive its parent": "libc.prctl(1, 0, 0, 0, 0) == -1 and refuse()",
+    "name a file by handle": "call(303, -100, b'own', ctypes.byref(info), ctypes.byref(info), 0)",
+    "change what it is": "call(135, 0x0040000)",
+    "set the clock": "time.clock_settime(time.CLOCK_REALTIME, 0)",
+    "adjust the clock": "call(159, ctypes.byref(info))",
+    "name the machine": "socket.sethostname('x')",
+    "read the kernel's log": "call(103, 10, 0, 0)",
+    "ask for ports": "call(172, 3)",
+    "change segments": "call(154, 0, 0, 0)",
+    "read and write behind": "call(206, 1, ctypes.byref(info))",
+    "empty all caches to disk": "call(162) == 0 or refuse()",
+    "make a timer of the process": "call(222, 0, 0, ctypes.byref(info))",
+}
+
 TRY_ALL = """
+import ctypes, fcntl, struct, time
+libc = ctypes.CDLL(None, use_errno=True)
+info = (ctypes.c_uint64 * 16)(10 | 0 << 32, 0xFFFFFFFF)
+attributes = (ctypes.c_uint32 * 12)(48, 3)
+
+
+def refuse():
+    raise OSError(1, "refused")
+
+
+def call(number, *arguments):
+    result = libc.syscall(number, *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+    return result
+
+
 import json, os, resource, socket, subprocess, sys
+readable, pipe = open(__file__), os.pipe()[0]
+open("own", "w").close()
 OUTSIDE = {outside!r}
 for name, code in json.loads({tried!r}).items():
     try:
@@ -67,12 +149,16 @@ for name, code in json.loads({tried!r}).items():
 @pytest.mark.skipif(landlock.abi() < 6, reason="this kernel has no Landlock of version 6")
 def test_nothing_beyond_its_folder_is_possible(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
-    program = TRY_ALL.format(outside=str(outside), tried=json.dumps(TRIED))
+    old = Path(f"{outside}.old")
+    old.write_text("kept")
+    tried = TRIED | (BY_CALL if platform.machine() == "x86_64" else {})
+    program = TRY_ALL.format(outside=str(outside), tried=json.dumps(tried))
     ended, heard = run_program(tmp_path, program)
     assert ended.level.name == "full"
     verdicts = {line["name"]: line["verdict"] for line in heard}
-    assert verdicts == dict.fromkeys(TRIED, "refused")
+    assert verdicts == dict.fromkeys(tried, "refused")
     assert not outside.exists()
+    assert old.read_text() == "kept"
 
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel weighs no sessions")
@@ -118,6 +204,10 @@ print(json.dumps({"sum": float(out.sum()), "argv": sys.argv[1:], "cwd": os.getcw
 ENDINGS = {
     "memory": ("x = [bytearray(b'1' * (8 << 20)) for _ in range(1000)]", Ending.OUT_OF_MEMORY),
     "time": ("while True: pass", Ending.OUT_OF_TIME),
+    "shared memory": ("import mmap\nm = mmap.mmap(-1, 1 << 30)\nfor n in range(0, 1 << 30, 4096): m[n] = 1",
+                      Ending.OUT_OF_MEMORY),
+    "empty files": ("for n in range(10 ** 9): open(str(n), 'w').close()", Ending.OUT_OF_DISK),
+    "empty folders": ("import os\nfor n in range(10 ** 9): os.mkdir(str(n))", Ending.OUT_OF_DISK),
     "sleep": ("import time; time.sleep(99)", Ending.OUT_OF_TIME),
     "files": ("for n in range(999): open(str(n), 'wb').write(b'x' * (1 << 20))\nwhile True: pass", Ending.OUT_OF_DISK),
     "one file": ("import signal; signal.signal(25, signal.SIG_DFL); open('f', 'wb').write(b'x' * (65 << 20))",
@@ -173,8 +263,39 @@ def test_what_the_listener_raises_ends_the_child(tmp_path: Path) -> None:
     assert not [each for each in psutil.Process().children() if "service.sandbox" in " ".join(each.cmdline())]
 
 
+def test_a_container_s_memory_is_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    membership = tmp_path / "membership"
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    monkeypatch.setattr(memory, "MEMBERSHIP", membership)
+    membership.write_text("0::/pod/box\n")
+    (tmp_path / "pod" / "box").mkdir(parents=True)
+    (tmp_path / "pod" / "box" / "memory.max").write_text("max\n")
+    (tmp_path / "pod" / "box" / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    machine = memory.available()
+    (tmp_path / "pod" / "memory.max").write_text(f"{700 << 20}\n")
+    assert memory.available() == 700 << 20 < machine
+    assert memory.kills() == 2
+    assert Settings(data_dir=tmp_path).job_memory_limit == (700 << 20) - memory.RESERVE
+    membership.write_text("9:cpu:/x\n4:memory:/old\n")
+    (tmp_path / "memory" / "old").mkdir(parents=True)
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert memory.available() == machine
+    (tmp_path / "memory" / "old" / "memory.limit_in_bytes").write_text(f"{2 << 30}\n")
+    assert memory.available() == 2 << 30
+
+
+def test_files_in_memory_count_as_memory() -> None:
+    if not isolation._is_in_memory(Path("/dev/shm")):
+        pytest.skip("/dev/shm is no memory file system here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        program = "import time\nfor n in range(60): open(str(n), 'wb').write(b'1' * (1 << 20))\ntime.sleep(60)"
+        ended, _ = run_program(Path(folder), program, Limits(wall=60, memory=50 << 20, disk=1 << 30))
+    assert ended.ending is Ending.OUT_OF_MEMORY
+
+
 def test_levels_have_names() -> None:
     assert Level().name == "limits"
     assert Level(7, True, "none").name == "full"
     assert Level(7, False, "no-tcp").name == "partial"
+    assert Level(2, True, "none").name == "partial", "there a file that may not be written can be cut short"
     assert Level(0, True, "none").facts() == {"level": "partial", "landlock": 0, "seccomp": True, "network": "none"}

@@ -19,7 +19,15 @@ def test_every_number_is_the_right_one(machine: str) -> None:
         pytest.skip("libseccomp is not installed")
     library = ctypes.CDLL(path)
     column = list(ARCHITECTURES).index(machine)
-    calls = {**seccomp.DENIED, **seccomp.ON_ITSELF, "clone": seccomp.CLONE, "clone3": seccomp.CLONE3}
+    chosen = {name: numbers for name, (numbers, _, _) in seccomp.CHOSEN.items()}
+    calls = {
+        **seccomp.ALLOWED,
+        **seccomp.FOR_CUDA,
+        **seccomp.ON_ITSELF,
+        **chosen,
+        "clone": seccomp.CLONE,
+        "clone3": seccomp.CLONE3,
+    }
     for name, numbers in calls.items():
         found = library.seccomp_syscall_resolve_name_arch(ARCHITECTURES[machine], name.encode())
         assert found == numbers[column] or (found < 0 and numbers[column] is None), name
