@@ -76,7 +76,7 @@ class Observer:
 
     def update(self, values: Tensor) -> None:
         """Takes in one batch; values that are not finite, such as a mask's, are left out."""
-        flat = values.detach().reshape(-1)
+        flat = _in_memory(values.detach())
         if flat.numel() == 0:
             return
         low, high = float(flat.min()), float(flat.max())
@@ -146,6 +146,12 @@ class Observer:
             if error < best[0]:
                 best = (error, a, b)
         return best[1], best[2]
+
+
+def _in_memory(values: Tensor) -> Tensor:
+    """All values, in the order in which they lie: of channels that lie last no copy is made."""
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return values.permute(0, 2, 3, 1).reshape(-1) if last else values.reshape(-1)
 
 
 def observe(

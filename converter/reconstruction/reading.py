@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,7 @@ class _Reader:
                 raise InvalidModel(f"The output {each.name!r} is made by no node.", tensor=each.name)
         outputs = tuple(each.name for each in graph.output)
         nothing = tuple(map(_stacked_nothing, graph.output)) if outer else ()
+        _lay_filters(constants, operations)
         return Program(inputs, outputs, constants, tuple(operations), nothing)
 
     def _check_inputs(self, node: NodeProto, name: str, known: set[str]) -> None:
@@ -222,6 +223,18 @@ def _check_type(value: ValueInfoProto) -> None:
         else:
             return
     _torch_type(kind.tensor_type.elem_type, value.name)
+
+
+def _lay_filters(constants: dict[str, Tensor], operations: Sequence[Operation]) -> None:
+    """The filters of two-dimensional convolutions lie with their channels last, and what they make comes out so.
+
+    Of such tensors torch's kernels for pooling, depthwise and small convolutions are 1.5 to 18 times as fast, and every
+    operator of theirs keeps the order it finds; what a tensor holds at which index does not change.
+    """
+    for operation in operations:
+        filters = constants.get(operation.inputs[1]) if operation.operator.startswith("Conv-") else None
+        if filters is not None and filters.dim() == 4 and filters.is_floating_point():
+            constants[operation.inputs[1]] = filters.contiguous(memory_format=torch.channels_last)
 
 
 def _stacked_nothing(value: ValueInfoProto) -> Tensor:
