@@ -49,13 +49,15 @@ class Checkpoints:
     announce: Callable[[Stage, list[str]], None] = lambda stage, files: None
     origin: str = ""
 
-    def of(self, model: ModelProto, options: Options) -> Self:
-        """The same folder, where only stages of this model, these options and this installation count."""
+    def of(self, model: ModelProto, options: Options, data: str = "") -> Self:
+        """The same folder, where only stages of this model, these options, this installation and, by their digest,
+        these ``data`` count.
+        """
         if self.folder is None:
             return self
         facts = json.dumps([options.to_dict(), [version(name) for name in PACKAGES]], sort_keys=True)
         digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-        digest.update(facts.encode())
+        digest.update(f"{facts}{data}".encode())
         return replace(self, origin=digest.hexdigest())
 
     def load(self, stage: Stage) -> Saved | None:

@@ -14,8 +14,10 @@ from onnx import ModelProto
 
 from converter.admission import admit
 from converter.checkpoints import Checkpoints
+from converter.errors import InvalidOption
 from converter.evaluation.stage import measure
 from converter.files import write_whole
+from converter.inputs.calibration_data import Calibration, prepared_data, read_data
 from converter.inputs.description import describe_task
 from converter.inputs.own_data import find_data
 from converter.normalization import normalize
@@ -67,11 +69,20 @@ def convert(
     source: Source,
     options: Options | None = None,
     progress: Listener = silent,
-    checkpoints: Path | Checkpoints | None = None,
+    checkpoints: str | Path | Checkpoints | None = None,
+    calibration: Calibration | str | Path | None = None,
 ) -> Result:
-    """The INT8 model of an FP32 model, made without data, and its report; raises ConversionError."""
+    """The INT8 model of an FP32 model, made without data, and its report.
+
+    ``source`` is a path, the file's bytes or a ModelProto; ``progress`` hears of every step; in the folder
+    ``checkpoints`` finished stages are kept, so that the same call goes on where it was cut off. ``calibration`` is
+    data of yours to take ranges from instead: a CalibrationDataReader, batches of network inputs by name, one array
+    [N, ...] for each input, or the path of an .npz or of a folder of pictures.
+
+    Raises ConversionError, which says in a sentence what is wrong, where, and what to do.
+    """
     options = options or Options()
-    kept = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
+    kept = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(_folder(checkpoints))
     started, clock = datetime.now(UTC), Clock(Reporter(progress))
     with one_thread_each(options.threads):
         with clock.stage(Stage.ADMISSION, "checking the model"):
@@ -82,11 +93,15 @@ def convert(
                 normalized = replace(normalized, model=raise_opset(normalized.model))
         with clock.stage(Stage.RECONSTRUCTION, "rebuilding the network in torch"):
             network = reconstruct(normalized.model)
-            task = describe_task(admitted.model, normalized, network, options)
+            given = _only_one(calibration, options.calibration)
+            own = read_data(admitted.model, given)
+            task = describe_task(admitted.model, normalized, network, options, own.feeds if own else ())
+            if own is None and isinstance(given, Path):
+                own = prepared_data(admitted.model, task.plans, given)
             data = find_data(admitted.model, task.plans, options.validation, kinds=options.outputs)
-            kept = kept.of(task.model, options)
-        with clock.stage(Stage.SYNTHESIS, f"making calibration data ({options.method})"):
-            samples = make_samples(task, options, clock.reporter, kept)
+            kept = kept.of(task.model, options, own.digest if own else "")
+        with clock.stage(Stage.SYNTHESIS, f"making {'' if own else 'calibration '}data ({options.method})"):
+            samples = make_samples(task, options, clock.reporter, kept, own)
         with clock.stage(Stage.OPTIMIZATION, "deciding ranges, rounding and precision"):
             integers: Integers = make_integers(task, samples, options, clock.reporter, kept)
         with clock.stage(Stage.FIDELITY, "measuring INT8 against FP32"):
@@ -96,6 +111,28 @@ def convert(
             report = assemble_report(facts, task, samples, integers, measured, options)
     clock.reporter(Stage.REPORT, 1.0, "done")
     return Result(integers.model, report)
+
+
+def _folder(checkpoints: str | Path | None) -> Path | None:
+    """The folder, which need not exist yet; raises InvalidOption for what can be none."""
+    if checkpoints is None:
+        return None
+    folder = Path(checkpoints)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidOption(f"{folder} is no folder.", field="checkpoints", remedy="Name one for finished stages.")
+    return folder
+
+
+def _only_one(calibration: Calibration | str | Path | None, path: Path | None) -> Calibration | Path | None:
+    if calibration is not None and path is not None:
+        raise InvalidOption(
+            "Calibration data were given twice, as an argument and in the options.",
+            field="calibration",
+            remedy="Leave one out.",
+        )
+    if isinstance(calibration, str | Path):
+        return Path(calibration)
+    return path if calibration is None else calibration
 
 
 @contextmanager

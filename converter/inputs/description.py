@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from onnxruntime import InferenceSession
 from converter.admission.loading import load
 from converter.exclusions import excluded_nodes
 from converter.graph import Graph, multiply_adds, weight_of
-from converter.inputs.plans import SOUND, InputKind, InputPlan, assemble, batch_limit, draw
+from converter.inputs.calibration_data import fit_to_data
+from converter.inputs.plans import SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit, draw
 from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
 from converter.inputs.sizes import sizes
@@ -26,14 +28,22 @@ from converter.scores import ClassOutput, class_output
 __all__ = ["describe_task"]
 
 
-def describe_task(original: ModelProto, normalized: Normalized, network: Reconstruction, options: Options) -> Task:
+def describe_task(
+    original: ModelProto,
+    normalized: Normalized,
+    network: Reconstruction,
+    options: Options,
+    given: Sequence[Feeds] = (),
+) -> Task:
     """The task, with the rewritten float model checked against the original on samples from the priors.
 
+    ``given`` are inputs as the owner prepares them, which tell sizes and scales that nobody stated.
     Raises InvalidOption for specifications of inputs, outputs or nodes that do not fit, VerificationFailed where
     rewriting changed the function.
     """
     graph = Graph(normalized.model)
-    plans = _with_fitting_sizes(normalized.model, graph, network, describe_inputs(graph, options.inputs))
+    plans = fit_to_data(describe_inputs(graph, options.inputs), given)
+    plans = _with_fitting_sizes(normalized.model, graph, network, plans)
     plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed)
     generator = np.random.default_rng(options.seed)
     feeds = assemble(plans, {plan.name: draw(plan, batch_limit(plans, 1), generator) for plan in plans})

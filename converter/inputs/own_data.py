@@ -26,11 +26,11 @@ from converter.options import OutputKind
 from converter.scores import class_output
 from converter.sessions import Array, Feeds
 
-__all__ = ["OwnData", "Purpose", "find_data", "load_data"]
+__all__ = ["OwnData", "Purpose", "find_data", "load_arrays", "load_data"]
 
 LARGEST_BYTES = 4 << 30
 MOST_ENTRIES = 256
-MOST_SUFFIXES = 1_000_000
+MOST_PICTURES = 1_000_000
 BATCH = 8
 LABELS = "labels"
 
@@ -62,18 +62,21 @@ def load_data(
     *,
     kinds: Mapping[str, OutputKind] = MappingProxyType({}),
     largest_bytes: int = LARGEST_BYTES,
+    most: int = MOST_PICTURES,
 ) -> OwnData:
     """The data at ``path``, known to fit the model; raises InvalidOption naming what does not.
 
-    ``preparation`` is needed for pictures only, ``largest_bytes`` bounds the arrays of an .npz file together.
+    ``preparation`` is needed for pictures only, of which ``most`` are taken, spread over all; ``largest_bytes`` bounds
+    the arrays of an .npz file together.
     """
     graph = Graph(model)
     classes = _classes(graph, kinds)
     with _naming(purpose):
         if path.is_dir():
-            data = _load_pictures(path, graph, preparation, classes)
+            data = _load_pictures(path, graph, preparation, classes, most)
         elif path.suffix.lower() == ".npz":
-            data = _load_arrays(path, graph, classes, largest_bytes)
+            arrays = _read_npz(path, {value.name for value in graph.inputs} | {LABELS}, largest_bytes)
+            data = _of_arrays(arrays, path.name, graph, classes)
         else:
             raise Unusable(f"{path.name} is neither an .npz file nor a folder")
 
@@ -82,6 +85,14 @@ def load_data(
             yield from data.feeds()
 
     return replace(data, feeds=feeds)
+
+
+def load_arrays(model: ModelProto, arrays: Mapping[str, Array], name: str, purpose: Purpose) -> OwnData:
+    """The data in ``arrays`` (one for each input, [N, ...]), known to fit the model; raises InvalidOption."""
+    with _naming(purpose):
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise Unusable(f"{name} must hold numpy arrays")
+        return _of_arrays(arrays, name, Graph(model), None)
 
 
 @contextmanager
@@ -98,20 +109,19 @@ def _naming(purpose: Purpose) -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------------------- arrays
 
 
-def _load_arrays(path: Path, graph: Graph, classes: int | None, largest_bytes: int) -> OwnData:
-    arrays = _read_npz(path, {value.name for value in graph.inputs} | {LABELS}, largest_bytes)
+def _of_arrays(arrays: Mapping[str, Array], name: str, graph: Graph, classes: int | None) -> OwnData:
     inputs: dict[str, Array] = {}
     for value in graph.inputs:
         if value.name not in arrays:
             present = ", ".join(sorted(arrays)) or "nothing"
-            raise Unusable(f"{path.name} has no array for the input {value.name!r}; it has {present}")
+            raise Unusable(f"{name} has no array for the input {value.name!r}; it has {present}")
         inputs[value.name] = _fitting(arrays[value.name], value)
     labels = arrays.get(LABELS) if LABELS not in inputs else None
     samples = _count(inputs, graph)
     fixed = _check_sizes(inputs, graph, samples)
     kept = samples - samples % fixed if fixed else samples
     if kept < 1:
-        raise Unusable(f"{path.name} holds {samples} samples and the model takes {fixed} at a time")
+        raise Unusable(f"{name} holds {samples} samples and the model takes {fixed} at a time")
     notes = (
         (f"The last {samples - kept} samples do not fill a batch of {fixed} and were left out.",)
         if kept < samples
@@ -123,11 +133,11 @@ def _load_arrays(path: Path, graph: Graph, classes: int | None, largest_bytes: i
         step = fixed or BATCH
         for start in range(0, kept, step):
             yield {
-                name: array[start : min(start + step, kept)] if array.ndim and len(array) == samples else array
-                for name, array in inputs.items()
+                key: array[start : min(start + step, kept)] if array.ndim and len(array) == samples else array
+                for key, array in inputs.items()
             }
 
-    return OwnData(path.name, kept, feeds, checked, "arrays as they are in the file", notes)
+    return OwnData(name, kept, feeds, checked, "arrays as they are in the file", notes)
 
 
 def _read_npz(path: Path, wanted: set[str], largest_bytes: int) -> dict[str, Array]:
@@ -211,7 +221,9 @@ def _classes(graph: Graph, kinds: Mapping[str, OutputKind]) -> int | None:
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
-def _load_pictures(folder: Path, graph: Graph, preparation: Preparation | None, known: int | None) -> OwnData:
+def _load_pictures(
+    folder: Path, graph: Graph, preparation: Preparation | None, known: int | None, most: int
+) -> OwnData:
     if preparation is None or len(graph.inputs) != 1 or preparation.channels not in (1, 3):
         raise Unusable("the model does not take one picture", "Give an .npz file with an array for each input.")
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -225,8 +237,9 @@ def _load_pictures(folder: Path, graph: Graph, preparation: Preparation | None, 
         files = [(each, -1) for each in _pictures(folder)]
     if not files:
         raise Unusable(f"{folder.name} holds no pictures ({', '.join(sorted(SUFFIXES))})")
-    if len(files) > MOST_SUFFIXES:
-        raise Unusable(f"{folder.name} holds {len(files)} pictures, more than {MOST_SUFFIXES}")
+    if len(files) > MOST_PICTURES:
+        raise Unusable(f"{folder.name} holds {len(files)} pictures, more than {MOST_PICTURES}")
+    files = files[:: -(-len(files) // most)]
     batch = (graph.inputs[0].shape or (None,))[0]
     step = batch if isinstance(batch, int) and batch > 0 else BATCH
     kept = len(files) - len(files) % step if step == batch else len(files)
@@ -279,6 +292,7 @@ def find_data(
     source: Path | None,
     purpose: Purpose = Purpose.VALIDATION,
     kinds: Mapping[str, OutputKind] = MappingProxyType({}),
+    most: int = MOST_PICTURES,
 ) -> OwnData | None:
     """The owner's data, known to fit before any work is spent on the model; raises InvalidOption."""
     if source is None:
@@ -290,4 +304,4 @@ def find_data(
         preparation = Preparation(
             plan.name, plan.shape, plan.channels_last, scaling.scale, scaling.offset, scaling.name
         )
-    return load_data(source, model, preparation, purpose, kinds=kinds)
+    return load_data(source, model, preparation, purpose, kinds=kinds, most=most)

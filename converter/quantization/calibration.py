@@ -7,7 +7,7 @@ extremes in all and per channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -39,24 +39,19 @@ class RangeRule(StrEnum):
 
 
 class SampleReader(CalibrationDataReader):  # type: ignore[misc]
-    """Yields calibration samples as batches of ready network inputs, and again from the start after ``rewind``."""
+    """Yields batches of ready network inputs, and again from the start after ``rewind``; ``read`` begins a pass."""
 
-    def __init__(self, samples: Feeds, batch: Sequence[str], size: int = 8) -> None:
-        self._samples, self._batch, self._size = samples, tuple(batch), size
-        self._count = len(samples[self._batch[0]]) if self._batch else 1
-        self._next = 0
+    def __init__(self, read: Callable[[], Iterator[Feeds]]) -> None:
+        self._read = read
+        self._pass = read()
 
     def get_next(self) -> Feeds | None:
         """The next batch, or None at the end."""
-        if self._next >= self._count:
-            return None
-        part = slice(self._next, self._next + self._size)
-        self._next += self._size
-        return {name: value[part] if name in self._batch else value for name, value in self._samples.items()}
+        return next(self._pass, None)
 
     def rewind(self) -> None:
         """Starts over."""
-        self._next = 0
+        self._pass = self._read()
 
     def __iter__(self) -> Iterator[Feeds]:
         self.rewind()

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from converter.checkpoints import Checkpoints, Saved
 from converter.findings import KeptFloat, Quantization, StepTaken
-from converter.inputs.plans import InputKind, InputPlan, assemble, picture_bounds
+from converter.inputs.plans import InputKind, InputPlan, picture_bounds
 from converter.inputs.task import Task
 from converter.options import Method, Options, Precision, Target
 from converter.progress import Reporter, Stage
@@ -22,7 +22,7 @@ from converter.quantization.decisions import Optimized, optimize
 from converter.quantization.int4_packing import pack
 from converter.quantization.placement import candidates, weighted_nodes
 from converter.quantization.qdq_writer import Range, quantize
-from converter.synthesis import Synthesis, batches
+from converter.synthesis import Synthesis
 
 __all__ = ["Integers", "make_integers"]
 
@@ -83,7 +83,7 @@ def _write(
     task: Task, samples: Synthesis, options: Options, reporter: Reporter, kept_float: Mapping[str, str]
 ) -> tuple[Optimized, ModelProto]:
     """What is decided for the integer model, and the file that onnxruntime writes by it."""
-    calibration = list(batches(task.plans, samples.calibration, BATCH))
+    calibration = list(samples.feeds(BATCH))
     optimized = optimize(
         task.model,
         task.network,
@@ -93,12 +93,11 @@ def _write(
         lambda share, message: reporter(Stage.OPTIMIZATION, share, message),
         _stated_ranges(task.plans),
         kept_float,
-        _margin(task.plans, options.method),
+        1.0 if samples.own else _margin(task.plans, options.method),
     )
     reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
-    batched = [plan.name for plan in task.plans if plan.batch_axis == 0]
     del calibration  # the reader brings its own
-    reader = SampleReader(assemble(task.plans, samples.calibration), batched, BATCH)
+    reader = SampleReader(lambda: samples.feeds(BATCH))
     model = quantize(optimized.model, optimized.plan, reader)
     four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
     return optimized, pack(model, four_bits, options.precision is not Precision.W4A4) if four_bits else model

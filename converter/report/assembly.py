@@ -207,9 +207,9 @@ def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSec
     ]
     curve = Curve(name="cross-entropy to the chosen class", steps=tuple(range(len(samples.loss))), values=samples.loss)
     return SynthesisSection(
-        method=str(samples.method),
+        method=samples.origin,
         description=samples.words,
-        samples=len(next(iter(samples.calibration.values()))),
+        samples=samples.count,
         seconds=samples.seconds,
         seed=options.seed,
         batch_norm_statistics=len(task.batch_norms),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from converter.attempts import Attempts
 from converter.errors import InvalidOption
+from converter.inputs.calibration_data import CalibrationData
 from converter.inputs.plans import Feeds, InputPlan, assemble, batch_limit, draw
 from converter.inputs.states import settle_states
 from converter.options import Method
@@ -52,6 +53,23 @@ class Synthesis:
     words: str  # of the calibration samples
     distribution: str  # of those held out
     notes: tuple[str, ...] = ()  # what was left out on the way
+    own: CalibrationData | None = None  # calibrates in place of samples, where the owner gave data
+
+    def feeds(self, size: int) -> Iterator[Feeds]:
+        """What to calibrate with, as the network takes it: samples in batches of at most ``size``, or the owner's data
+        in batches as they came.
+        """
+        return batches(self.plans, self.calibration, size) if self.own is None else iter(self.own.feeds)
+
+    @property
+    def count(self) -> int:
+        """The number of samples to calibrate with."""
+        return len(next(iter(self.calibration.values()))) if self.own is None else self.own.samples
+
+    @property
+    def origin(self) -> str:
+        """The method, or that the data are the owner's, in a word or two."""
+        return str(self.method) if self.own is None else "own data"
 
 
 def draw_all(problem: Problem, count: int, generator: np.random.Generator, *, noise: bool = False) -> Raw:
@@ -102,8 +120,13 @@ METHODS: dict[Method, Callable[[Problem, int, int, int], Samples]] = {
 STEPS = {Method.ZEROQ: zeroq.STEPS, Method.GZSQ: zeroq.STEPS, Method.GZNQ: gznq.STEPS, Method.GENIE: genie.STEPS}
 
 
-def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synthesis:
-    """Calibration and held-out samples by one method; raises InvalidOption for a method that does not exist."""
+def synthesize(
+    problem: Problem, method: Method, count: int, seed: int, own: CalibrationData | None = None
+) -> Synthesis:
+    """Calibration and held-out samples by one method; only those held out where the owner's data calibrate.
+
+    Raises InvalidOption for a method that does not exist.
+    """
     if method not in METHODS:
         raise InvalidOption(
             f"The method {method} is not available.", field="method", remedy=f"Use {', '.join(METHODS)}."
@@ -112,24 +135,25 @@ def synthesize(problem: Problem, method: Method, count: int, seed: int) -> Synth
     steps = problem.affordable_steps(CALIBRATION_STEPS, round(count * CLASS_SHARE))
     fewer = -(-steps * HELD_OUT_STEPS // CALIBRATION_STEPS)  # in proportion, where the network leaves time for few
     attempts = Attempts()
-    made: Samples | None = None
+    made: Samples | None = None if own is None else Samples({}, (), own.words)
     held_out: Samples | None = None
     with attempts.optional("synthesis", f"Synthesis by {method}"):
-        made = METHODS[method](problem, count, seed, STEPS.get(method, steps))  # the papers bound theirs
+        made = made or METHODS[method](problem, count, seed, STEPS.get(method, steps))  # the papers bound theirs
     with attempts.optional("held-out", "Moving held-out samples towards classes"):
         held_out = synthesize_auto(problem, count, seed + 1, fewer)
     made = made or synthesize_auto(problem, count, seed, 0)  # the prior alone needs nothing of the network
     held_out = held_out or synthesize_auto(problem, count, seed + 1, 0)
-    taken = len(made.loss) if method in STEPS else steps
+    taken = len(made.loss) if method in STEPS or own is not None else steps
     calibration, judged = made.raw, held_out.raw
     with attempts.optional("states", "Running states in"):
         calibration, judged = (
-            settle_states(problem.network, problem.graph, problem.plans, each.raw) for each in (made, held_out)
+            settle_states(problem.network, problem.graph, problem.plans, each.raw) if each.raw else {}
+            for each in (made, held_out)
         )
     seconds = time.monotonic() - started
     notes = tuple(each.sentence for each in attempts.left_out)
     return Synthesis(
-        method, problem.plans, calibration, judged, made.loss, taken, seconds, made.words, held_out.words, notes
+        method, problem.plans, calibration, judged, made.loss, taken, seconds, made.words, held_out.words, notes, own
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from converter.checkpoints import Checkpoints, Saved
+from converter.inputs.calibration_data import CalibrationData
 from converter.inputs.task import Task
 from converter.options import Method, Options
 from converter.progress import Reporter, Stage
@@ -20,11 +21,15 @@ PROGRESS = {Method.AUTO: "moving samples towards classes", Method.NOISE: "drawin
 PATIENCE = 20.0  # times its share before the clock ends synthesis, which only a hopelessly slow machine reaches
 
 
-def make_samples(task: Task, options: Options, reporter: Reporter, checkpoints: Checkpoints) -> Synthesis:
-    """Calibration and held-out samples by the chosen method, or those of an earlier attempt."""
+def make_samples(
+    task: Task, options: Options, reporter: Reporter, checkpoints: Checkpoints, own: CalibrationData | None = None
+) -> Synthesis:
+    """Calibration samples by the chosen method, or the owner's data, and held-out samples; or those of an earlier
+    attempt.
+    """
     saved = checkpoints.load(Stage.SYNTHESIS)
     if saved is not None:
-        return _restored(saved, task, options)
+        return replace(_restored(saved, task, options), own=own)
     seconds = options.time_budget * SHARE
     problem = Problem(
         task.network,
@@ -39,7 +44,7 @@ def make_samples(task: Task, options: Options, reporter: Reporter, checkpoints: 
         time.monotonic() + PATIENCE * seconds,
         lambda share: reporter(Stage.SYNTHESIS, share, PROGRESS.get(options.method, "matching statistics")),
     )
-    made = synthesize(problem, options.method, options.samples, options.seed)
+    made = synthesize(problem, options.method, options.samples, options.seed, own)
     checkpoints.save(Stage.SYNTHESIS, _saved(made))
     return made
 

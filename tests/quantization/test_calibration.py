@@ -129,12 +129,12 @@ def test_all_tensors_are_observed_over_all_batches() -> None:
 
 
 def test_a_reader_yields_every_sample_and_starts_over() -> None:
-    samples = {"x": np.arange(20, dtype=np.float32)[:, None], "rate": np.array(16_000)}
-    reader = SampleReader(samples, ["x"], 8)
+    x, rate = np.arange(20, dtype=np.float32)[:, None], np.array(16_000)
+    reader = SampleReader(lambda: ({"x": x[start : start + 8], "rate": rate} for start in range(0, 20, 8)))
     for _ in range(2):
         feeds = [each for each in reader]  # noqa: C416  (list() asks for a length, which readers have not)
         assert [len(each["x"]) for each in feeds] == [8, 8, 4]
-        np.testing.assert_array_equal(np.concatenate([each["x"] for each in feeds]), samples["x"])
+        np.testing.assert_array_equal(np.concatenate([each["x"] for each in feeds]), x)
         assert all(each["rate"] == 16_000 for each in feeds)
     assert reader.get_next() is None
     reader.rewind()
