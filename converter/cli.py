@@ -129,10 +129,21 @@ def convert(
         emit({"event": "result", "model": str(files.model), "report": str(files.report), "html": str(files.html)})
     else:
         print(closing_lines(result.report, files))
-    if options.min_agreement is None or agrees(result.report, options.min_agreement):
+    if options.min_agreement is None:
+        return DONE
+    shown = judged_agreement(result.report)
+    if shown is None:
+        print(
+            f"zsq: --min-agreement could not be compared: {result.report.predicted.reason or 'nothing was measured'}.",
+            file=sys.stderr,
+        )
+        return DONE
+    if shown >= options.min_agreement:
         return DONE
     print(
-        f"zsq: INT8 does not agree with FP32 on {options.min_agreement:.1%} of inputs; see the report.", file=sys.stderr
+        f"zsq: INT8 may agree with FP32 on {shown:.1%} of inputs only, where {options.min_agreement:.1%} were asked "
+        "for; see the report.",
+        file=sys.stderr,
     )
     return DISAPPOINTED
 
@@ -209,12 +220,12 @@ def closing_lines(report: Report, outputs: Outputs) -> str:
     ]
     if report.validation is not None:
         lines += [f"yours   {_metric(metric)}" for metric in report.validation.metrics]
-    decisions = report.fidelity.decisions
-    if decisions is not None:
-        share, interval = decisions.agreement, decisions.agreement.interval
+    expected, change = report.predicted.agreement, report.predicted.accuracy_change
+    if expected is not None and change is not None:
         lines.append(
-            f"same    decision as FP32 on {share.value:.1%} of {share.n} synthetic inputs "
-            f"({interval.low:.1%} to {interval.high:.1%} with 95 % confidence)"
+            f"expect  the same decision as FP32 on {expected.interval.low:.1%} to {expected.interval.high:.1%} of real "
+            f"inputs, accuracy {change.interval.low * 100:+.1f} to {change.interval.high * 100:+.1f} points "
+            f"({report.predicted.level:.0%} of cases)"
         )
     else:
         ratios = [each.sqnr_db for each in report.fidelity.outputs if each.sqnr_db is not None]
@@ -232,11 +243,15 @@ def _metric(metric: Metric) -> str:
     return f"{metric.name}: FP32 {metric.float32:.4g}, INT8 {metric.int8:.4g} (±{error}, {metric.n} samples)"
 
 
-def agrees(report: Report, least: float) -> bool:
-    """Whether INT8 decides as FP32 often enough, on the owner's data where there are any."""
-    judged = report.validation.decisions if report.validation is not None else None
-    judged = judged or report.fidelity.decisions
-    return judged is not None and judged.agreement.value >= least
+def judged_agreement(report: Report) -> float | None:
+    """The lower end of the interval of agreement, on the owner's data if there are any, else expected on real data.
+
+    None where the model has no decisions to agree on.
+    """
+    if report.validation is not None and report.validation.decisions is not None:
+        return report.validation.decisions.agreement.interval.low
+    expected = report.predicted.agreement
+    return None if expected is None else expected.interval.low
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from converter.console import BUG, REFUSED, STOPPED, one_line, run, showing_prog
 from converter.files import write_whole
 from converter.outputs import Outputs
 from converter.progress import Progress, Stage
+from tests import networks
 
 
 @pytest.fixture
@@ -275,13 +276,20 @@ def test_a_conversion_writes_three_files_and_the_same_bytes_again(small: Path, t
     }
 
 
-def test_too_little_agreement_is_its_own_exit_code(small: Path, tmp_path: Path) -> None:
-    done = zsq("convert", small, "-o", tmp_path / "a.onnx", "--samples", 8, "--min-agreement", 1)
-    assert done.returncode in (0, 3), done.stderr
-    report = json.loads((tmp_path / "a.report.json").read_text())
-    decisions = report["fidelity"]["decisions"]
-    agreed = decisions is not None and decisions["agreement"]["value"] == 1
-    assert done.returncode == (0 if agreed else 3)
+def test_too_little_expected_agreement_is_its_own_exit_code(small: Path, tmp_path: Path) -> None:
+    done = zsq("convert", small, "-o", tmp_path / "a.onnx", "--samples", 8, "--min-agreement", 1, "--max-drop", 0.01)
+    predicted = json.loads((tmp_path / "a.report.json").read_text())["predicted"]
+    assert predicted["agreement"]["interval"]["low"] < 1
+    assert predicted["certified"] is False
+    assert done.returncode == 3
+    assert "may agree with FP32 on" in done.stderr
+
+
+def test_agreement_that_nothing_is_known_of_is_not_compared(tmp_path: Path) -> None:
+    path = tmp_path / "squashed.onnx"
+    path.write_bytes(networks.upsampled().SerializeToString())
+    done = zsq("convert", path, "--samples", 8, "--min-agreement", 0.5)
+    assert (done.returncode, "could not be compared" in done.stderr) == (0, True)
 
 
 def test_interrupting_a_conversion_leaves_nothing(small: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from converter.evaluation.margins import MarginTally
 from converter.findings import Decisions, Fidelity, Histogram, Interval, OutputFidelity, Proportion
 from converter.graph import Graph
 from converter.options import OutputKind
@@ -161,6 +162,7 @@ class _Choices:
     after: list[int] = field(default_factory=list)
     margin: list[float] = field(default_factory=list)
     divergence: list[float] = field(default_factory=list)
+    errors: MarginTally = field(default_factory=MarginTally)
 
     def add(self, before: Array, after: Array) -> None:
         x, y = (each.reshape(len(each), -1).astype(np.float64) for each in (before, after))
@@ -175,6 +177,7 @@ class _Choices:
         self.after += np.where(keep, q.argmax(axis=1), -1).tolist()
         self.margin += (top[:, 1] - top[:, 0]).tolist()
         self.divergence += kl_divergence(p, q).tolist()
+        self.errors.add(x[keep], y[keep], top[keep, 1], bool(self.certain))
 
     def result(self) -> Decisions | None:
         chosen = np.array(self.before, np.int64)
@@ -197,6 +200,7 @@ class _Choices:
                 flipped=tuple(np.histogram(margins[~same], edges)[0].tolist()),
             ),
             distinct_classes=len(set(chosen[kept].tolist())),
+            margin_errors=self.errors.result(),
         )
 
 

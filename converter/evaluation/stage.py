@@ -14,10 +14,11 @@ from converter.evaluation.fidelity import measure_fidelity
 from converter.evaluation.kernels import count_kernels
 from converter.evaluation.latency import measure_latency
 from converter.evaluation.layers import layer_fidelity
-from converter.evaluation.prediction import load_measurements, predict
+from converter.evaluation.prediction import UnderHypothesis, predict
 from converter.evaluation.validation import measure_validation
 from converter.findings import Caution, Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.inputs.own_data import OwnData
+from converter.inputs.plans import ADJUSTABLE
 from converter.inputs.task import Task
 from converter.options import Options
 from converter.quantization.stage import Integers
@@ -36,7 +37,7 @@ class Measured:
     """What was measured of an INT8 model beside its FP32 original."""
 
     fidelity: Fidelity
-    predicted: Prediction | None
+    predicted: Prediction
     validation: Validation | None
     layers: tuple[Layer, ...] = ()
     kernels: Kernels | None = None
@@ -75,14 +76,14 @@ def measure(
     validated = None
     if data is not None:
         validated = measure_validation(data, original, int8, threads=threads, seed=options.seed, kinds=options.outputs)
+    predicted = predict(
+        _hypotheses(task, fidelity), expected_accuracy=options.expected_accuracy, max_drop=options.max_drop
+    )
     attempts = Attempts()
-    predicted: Prediction | None = None
     layers: tuple[Layer, ...] = ()
     kernels: Kernels | None = None
     latency: Latency | None = None
     shares: Mapping[str, float] = {}
-    with attempts.optional("predicted", "The prediction"):
-        predicted = predict(fidelity.decisions, load_measurements())
     with attempts.optional("layers", "The section on layers"):
         layers = layer_fidelity(integers.float32, int8, feeds[:LAYER_BATCHES], threads=threads)
     with attempts.optional("kernels", "The section on kernels"):
@@ -93,3 +94,12 @@ def measure(
         shares = contributions(integers.float32, int8, single, seconds=ABLATION_SECONDS, threads=threads)
     left_out = tuple(each.as_caution() for each in attempts.left_out)
     return Measured(fidelity, predicted, validated, layers, kernels, latency, shares, left_out)
+
+
+def _hypotheses(task: Task, fidelity: Fidelity) -> list[UnderHypothesis]:
+    """The comparison under the taken preparation of every input that has one."""
+    adjustable = [plan for plan in task.plans if plan.kind in ADJUSTABLE] or list(task.plans[:1])
+    return [
+        UnderHypothesis(plan.name, plan.scaling.name, fidelity.decisions, certain=not plan.considered)
+        for plan in adjustable
+    ]

@@ -17,6 +17,7 @@ from converter.findings.decisions import (
     TensorFact,
     Timings,
 )
+from converter.findings.judgements import Expectation, MarginErrors, Prediction, PredictionUnder
 from converter.findings.measurements import (
     Decisions,
     Fidelity,
@@ -26,7 +27,6 @@ from converter.findings.measurements import (
     Layer,
     Metric,
     OutputFidelity,
-    Prediction,
     Scale,
     Validation,
 )
@@ -38,6 +38,7 @@ __all__ = [
     "Curve",
     "Decisions",
     "Environment",
+    "Expectation",
     "Fidelity",
     "FloatNode",
     "FrontierPoint",
@@ -50,10 +51,12 @@ __all__ = [
     "Kernels",
     "Latency",
     "Layer",
+    "MarginErrors",
     "Metric",
     "Model",
     "OutputFidelity",
     "Prediction",
+    "PredictionUnder",
     "Proportion",
     "Quantization",
     "Quartiles",

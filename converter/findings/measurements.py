@@ -1,4 +1,4 @@
-"""What was measured of an INT8 model: fidelity, layers, kernels, latency, validation, and what is predicted."""
+"""What was measured of an INT8 model: fidelity, layers, kernels, latency and validation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from converter.findings.judgements import MarginErrors
 from converter.findings.values import (
     Count,
     Counts,
@@ -29,7 +30,6 @@ __all__ = [
     "Layer",
     "Metric",
     "OutputFidelity",
-    "Prediction",
     "Scale",
     "Validation",
 ]
@@ -62,6 +62,7 @@ class Decisions(Section):
     mean_kl: Annotated[float, Field(ge=0, description="mean KL(FP32 || INT8) in nats")]
     margins: Annotated[Histogram, Field(description="FP32's probability of its first class minus that of its second")]
     distinct_classes: Annotated[Count, Field(description="how many classes FP32 chose at least once")]
+    margin_errors: MarginErrors | None = None
 
 
 class Fidelity(Section):
@@ -72,16 +73,6 @@ class Fidelity(Section):
     outputs: tuple[OutputFidelity, ...]
     decisions: Decisions | None = None
     seconds: Seconds = 0.0
-
-
-class Prediction(Section):
-    """What to expect on real data, as an interval, and on what that rests."""
-
-    metric: str
-    interval: Interval
-    basis: str
-    pairs: Annotated[int, Field(ge=1, description="measured models the mapping rests on")]
-    provenance: str
 
 
 class Metric(Section):

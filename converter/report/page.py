@@ -27,7 +27,7 @@ MOST_CONTRIBUTORS = 10
 
 def render(report: Report) -> str:
     """One self-contained page of the report."""
-    layers, decisions = report.layers, report.fidelity.decisions
+    layers, expected = report.layers, report.predicted.agreement
     given = report.options.get("min_agreement")
     asked = float(given) if isinstance(given, (int, float)) else None
     return _template().render(
@@ -36,7 +36,7 @@ def render(report: Report) -> str:
         bars=bars,
         charts=charts,
         asked=asked,
-        below=asked is not None and decisions is not None and decisions.agreement.value < asked,
+        below=asked is not None and expected is not None and expected.interval.low < asked,
         layers=_worst_in_order(layers),
         contributors=_contributors(layers),
         reasons=Counter(entry.reason for entry in report.quantization.kept_float).most_common(12),
@@ -57,6 +57,7 @@ def _template() -> Template:
     environment.filters |= {
         "percent": words.percent,
         "span": words.span,
+        "points": words.points,
         "bytes": words.bytes_,
         "times": words.times,
         "ms": words.milliseconds,

@@ -36,7 +36,7 @@ __all__ = [
     "Report",
 ]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 
 
 def _plain(value: Any) -> Any:
@@ -53,7 +53,7 @@ def _plain(value: Any) -> Any:
 class Report(Section):
     """Everything known of one conversion."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["2.0"] = "2.0"
     model: Model
     options: Annotated[dict[str, JsonValue], BeforeValidator(_plain)]
     environment: Environment
@@ -61,7 +61,7 @@ class Report(Section):
     synthesis: Synthesis
     quantization: Quantization
     fidelity: Fidelity
-    predicted: Prediction | None = None
+    predicted: Prediction
     validation: Validation | None = None
     layers: tuple[Layer, ...]
     kernels: Kernels | None = None

@@ -18,6 +18,7 @@ __all__ = [
     "number",
     "percent",
     "plural",
+    "points",
     "seconds",
     "sentence",
     "span",
@@ -50,6 +51,12 @@ def _hundredths(share: float, digits: int) -> str:
 def span(interval: Interval, digits: int = 1) -> str:
     """91.7 to 99.7 %."""
     return f"{_hundredths(interval.low, digits)} to {percent(interval.high, digits)}"
+
+
+def points(interval: Interval) -> str:
+    """−0.8 to +0.2 points, of an interval of shares."""
+    low, high = (f"{value * 100:+.1f}".replace("-", "−") for value in (interval.low, interval.high))
+    return f"{low} to {high}{SPACE}points"
 
 
 def confinement(isolation: Isolation) -> str:

@@ -18,6 +18,7 @@ from converter.findings import (
     Curve,
     Decisions,
     Environment,
+    Expectation,
     Fidelity,
     FloatNode,
     FrontierPoint,
@@ -109,6 +110,18 @@ def decisions(successes: int = 63) -> Decisions:
     )
 
 
+def predicted(basis: str = "", low: float = 0.93, **changes: object) -> Prediction:
+    known: dict[str, object] = {
+        "agreement": Expectation(interval=Interval(low=low, high=0.99, confidence=0.9)),
+        "accuracy_change": Expectation(interval=Interval(low=-0.02, high=0.004, confidence=0.9)),
+        "basis": basis,
+    }
+    return Prediction.model_validate(known | changes)
+
+
+UNKNOWN = {"agreement": None, "accuracy_change": None, "reason": "there are no classes"}
+
+
 def make(name: str = "", layers: int = 12, **changes: object) -> Report:
     """A report with every section filled, every text beginning with ``name``."""
     sections: dict[str, object] = {
@@ -178,13 +191,7 @@ def make(name: str = "", layers: int = 12, **changes: object) -> Report:
             ),
             decisions=decisions(),
         ),
-        "predicted": Prediction(
-            metric="top-1 agreement",
-            interval=Interval(low=0.9, high=0.99),
-            basis=f"{name}basis",
-            pairs=9,
-            provenance=f"{name}p",
-        ),
+        "predicted": predicted(f"{name}basis"),
         "validation": Validation(
             source=f"{name}data.npz",
             samples=500,
@@ -262,8 +269,14 @@ def test_json_returns_the_same_report_and_the_same_text() -> None:
 
 
 def test_absent_is_null_and_not_invented() -> None:
-    stored = json.loads(make(predicted=None, validation=None, latency=None).to_json())
-    assert stored["predicted"] is stored["validation"] is stored["latency"] is None
+    stored = json.loads(make(predicted=predicted(**UNKNOWN), validation=None, latency=None).to_json())
+    assert stored["predicted"]["agreement"] is stored["validation"] is stored["latency"] is None
+    assert stored["predicted"]["reason"] == "there are no classes"
+
+
+def test_nothing_is_unknown_without_a_reason() -> None:
+    with pytest.raises(ValidationError):
+        predicted(agreement=None)
 
 
 def test_infinite_ratios_become_null_and_infinite_errors_are_refused() -> None:
@@ -395,9 +408,9 @@ def test_slower_is_red() -> None:
 
 
 def test_missing_the_bar_is_said() -> None:
-    fidelity = make().fidelity.model_copy(update={"decisions": decisions(50)})
-    assert "Below the 90 % that were asked for" in text_of(make(fidelity=fidelity))
-    assert "Below" not in text_of(make())
+    missed = make(predicted=predicted(low=0.8), validation=None)
+    assert "Below the 90 % that were asked for" in text_of(missed)
+    assert "Below" not in text_of(make(validation=None))
 
 
 def test_a_model_without_classes_is_told_by_its_worst_output() -> None:
@@ -405,7 +418,11 @@ def test_a_model_without_classes_is_told_by_its_worst_output() -> None:
         OutputFidelity(name=name, shape=(1,), samples=64, sqnr_db=ratio, max_abs_error=1.0)
         for name, ratio in (("boxes", 20.0), ("scores", 40.0))
     )
-    report = make(fidelity=Fidelity(distribution="noise", samples=64, outputs=outputs), predicted=None, validation=None)
+    report = make(
+        fidelity=Fidelity(distribution="noise", samples=64, outputs=outputs),
+        predicted=predicted(**UNKNOWN),
+        validation=None,
+    )
     assert headline(report).cost == "Outputs off by 10.0\u00a0%"
     assert "boxes" in text_of(report)
 
@@ -413,7 +430,14 @@ def test_a_model_without_classes_is_told_by_its_worst_output() -> None:
 def test_the_barest_report_has_a_page() -> None:
     empty = Fidelity(distribution="none", samples=0, outputs=())
     report = make(
-        layers=0, fidelity=empty, predicted=None, validation=None, latency=None, inputs=(), warnings=(), options={}
+        layers=0,
+        fidelity=empty,
+        predicted=predicted(**UNKNOWN),
+        validation=None,
+        latency=None,
+        inputs=(),
+        warnings=(),
+        options={},
     )
     assert "not measured" in text_of(report)
     assert "unknown" in text_of(report)

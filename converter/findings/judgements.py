@@ -1,0 +1,68 @@
+"""What is concluded from the measurements: what to expect on real data, and what to do with the INT8 model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from converter.findings.values import Count, Interval, Section, Share
+
+__all__ = ["Expectation", "MarginErrors", "Prediction", "PredictionUnder"]
+
+
+class MarginErrors(Section):
+    """What INT8 changed of the scores' margins between FP32's first two classes, in units of the scores.
+
+    Scores are log-probabilities where the model ends in probabilities.
+    """
+
+    error: Annotated[float, Field(ge=0, description="1.4826 times the median size of the change: its deviation")]
+    bias: Annotated[float, Field(description="mean change; negative where INT8 takes from FP32's first class")]
+    tail: Annotated[float, Field(ge=0, description="95th percentile of the change's size over its deviation")]
+    median_margin: Annotated[float, Field(ge=0, description="FP32's margin in the middle sample")]
+    mean_confidence: Annotated[Share, Field(description="mean probability that FP32 gives its first class")]
+    samples: Annotated[Count, Field(description="with finite scores")]
+
+
+class Expectation(Section):
+    """Where a figure on real data is expected to lie."""
+
+    interval: Interval
+
+
+class PredictionUnder(Section):
+    """What to expect if one input is prepared as one hypothesis says."""
+
+    input: str
+    name: Annotated[str, Field(description="of the hypothesis")]
+    agreement: Expectation | None = None
+    accuracy_change: Expectation | None = None
+    reason: Annotated[str | None, Field(description="why something is unknown")] = None
+
+
+class Prediction(Section):
+    """What to expect on real data of the kind the model was made for; null where nothing measured supports it."""
+
+    metric: Annotated[str, Field(description="what agreement and accuracy_change are about")] = ""
+    agreement: Annotated[Expectation | None, Field(description="share of decisions as FP32's")] = None
+    accuracy_change: Annotated[
+        Expectation | None, Field(description="INT8's share of right decisions minus FP32's")
+    ] = None
+    level: Annotated[float, Field(gt=0, lt=1, description="share of cases that the intervals hold")] = 0.9
+    basis: Annotated[str, Field(description="what the intervals rest on")]
+    reason: Annotated[str | None, Field(description="why something is unknown")] = None
+    hypotheses: Annotated[
+        tuple[PredictionUnder, ...], Field(description="one a hypothesis of the inputs that is open; the worst counts")
+    ] = ()
+    max_drop: Share | None = None
+    certified: Annotated[
+        bool | None, Field(description="whether the loss of accuracy stays within max_drop; null if not asked")
+    ] = None
+    certified_why: str = ""
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> Prediction:
+        if (self.agreement is None or self.accuracy_change is None) and not self.reason:
+            raise ValueError("what is unknown needs a reason")
+        return self
