@@ -17,6 +17,7 @@ from converter.specifications import InputSpec
 E = TypeVar("E", bound=StrEnum)
 
 __all__ = [
+    "RANGELESS",
     "Effort",
     "InputSpec",
     "Method",
@@ -51,6 +52,11 @@ class Precision(StrEnum):
     W4A8 = "w4a8"
     W4A4 = "w4a4"
     MIXED = "mixed"
+    DYNAMIC = "dynamic"
+    WEIGHTS = "weights"
+
+
+RANGELESS = frozenset({Precision.DYNAMIC, Precision.WEIGHTS})  # activations have no range that is fixed beforehand
 
 
 class Target(StrEnum):

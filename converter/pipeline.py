@@ -21,7 +21,7 @@ from converter.inputs.calibration_data import Calibration, prepared_data, read_d
 from converter.inputs.description import describe_task
 from converter.inputs.own_data import find_data
 from converter.normalization import normalize
-from converter.options import Options, Precision
+from converter.options import RANGELESS, Options, Precision
 from converter.process_memory import return_freed_memory
 from converter.progress import Listener, Reporter, Stage, silent
 from converter.quantization.int4_packing import raise_opset
@@ -89,7 +89,7 @@ def convert(
             admitted = admit(source)
         with clock.stage(Stage.NORMALIZATION, "normalizing the graph"):
             normalized = normalize(admitted.model)
-            if options.precision is not Precision.INT8:
+            if options.precision not in RANGELESS | {Precision.INT8}:
                 normalized = replace(normalized, model=raise_opset(normalized.model))
         with clock.stage(Stage.RECONSTRUCTION, "rebuilding the network in torch"):
             network = reconstruct(normalized.model)

@@ -35,6 +35,8 @@ CHOICES: Mapping[StrEnum, str] = {
     Precision.W4A8: "4-bit weights, 8-bit activations; smaller, loses more.",
     Precision.W4A4: "4-bit weights and activations; for research.",
     Precision.MIXED: "Bits for each layer as it needs them, within the size budget.",
+    Precision.DYNAMIC: "8-bit products whose ranges are found at run time; for transformers and LSTMs.",
+    Precision.WEIGHTS: "8-bit weights, float activations: the most faithful, as fast as FP32.",
     Target.X64_VNNI: "Intel and AMD processors since about 2019.",
     Target.X64: "Older Intel and AMD processors; avoids saturation in 8-bit products.",
     Target.ARM64: "ARM servers, phones and Apple silicon.",

@@ -81,6 +81,10 @@ class Rewriting:
         hidden = tensor not in self.outputs and tensor not in self._captured
         return readers[0] if hidden and len(readers) == 1 else None
 
+    def is_seen(self, tensor: str) -> bool:
+        """Whether the tensor is an output, or read by the body of some node."""
+        return tensor in self.outputs or tensor in self._captured
+
     def is_constant(self, tensor: str) -> bool:
         """Whether the tensor is an initializer."""
         return tensor in self._tensors

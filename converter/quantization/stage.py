@@ -14,7 +14,7 @@ from converter.checkpoints import Checkpoints, Saved
 from converter.findings import KeptFloat, Quantization, StepTaken
 from converter.inputs.plans import InputKind, InputPlan, picture_bounds
 from converter.inputs.task import Task
-from converter.options import Method, Options, Precision, Target
+from converter.options import RANGELESS, Method, Options, Precision, Target
 from converter.progress import Reporter, Stage
 from converter.quantization.calibration import SampleReader
 from converter.quantization.closed_loop import ClosedLoop, run_closed_loop
@@ -22,6 +22,7 @@ from converter.quantization.decisions import Optimized, optimize
 from converter.quantization.int4_packing import pack
 from converter.quantization.placement import candidates, weighted_nodes
 from converter.quantization.qdq_writer import Range, quantize
+from converter.quantization.rangeless import make_rangeless
 from converter.synthesis import Synthesis
 
 __all__ = ["Integers", "make_integers"]
@@ -55,6 +56,11 @@ def make_integers(
         return Integers(
             saved.model, float32, Quantization.model_validate(values["decisions"]), values["methods"], observed
         )
+    if options.precision in RANGELESS:
+        plain = make_rangeless(task, samples.feeds(BATCH), options)
+        made = Integers(plain.model, plain.float32, plain.decisions, {}, {})
+        _keep(made, checkpoints)
+        return made
     optimized, model = _write(task, samples, options, reporter, task.excluded)
     loop = run_closed_loop(task.model, model, task.graph, task.plans, samples.held_out)
     if loop is not None and loop.sqnr_db < LEAST_IN_LOOP:
@@ -68,15 +74,19 @@ def make_integers(
         {name: each.method for name, each in optimized.plan.ranges.items()},
         {name: (each.low, each.high) for name, each in optimized.observed.items()},
     )
+    _keep(made, checkpoints)
+    return made
+
+
+def _keep(made: Integers, checkpoints: Checkpoints) -> None:
     checkpoints.save(
         Stage.QUANTIZATION,
         Saved(
             {"decisions": made.decisions.model_dump(mode="json"), "methods": made.methods, "observed": made.observed},
-            {"float32": np.frombuffer(optimized.float32.SerializeToString(), np.uint8)},
-            model,
+            {"float32": np.frombuffer(made.float32.SerializeToString(), np.uint8)},
+            made.model,
         ),
     )
-    return made
 
 
 def _write(
