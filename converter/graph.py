@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,7 @@ __all__ = [
     "attribute",
     "captures",
     "describe_value",
+    "in_order",
     "multiply_adds",
     "opset",
     "reads_of",
@@ -307,6 +308,26 @@ def multiply_adds(node: NodeProto, graph: Graph, elements: Mapping[str, int]) ->
     name, axis = found
     shape = graph.initializers.shape(name)
     return elements.get(node.output[0], 0) * math.prod(shape) // max(shape[axis], 1)
+
+
+def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """The nodes so that each stands behind those whose results it or its bodies read, otherwise in the given order."""
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    ordered: list[NodeProto] = []
+    placed: set[int] = set()
+    for start in range(len(nodes)):
+        pending = [start]
+        while pending:
+            index = pending[-1]
+            before = sorted({makers[name] for name in reads_of(nodes[index]) if name in makers} - placed - {index})
+            if index in placed or not before:
+                pending.pop()
+                if index not in placed:
+                    placed.add(index)
+                    ordered.append(nodes[index])
+            else:
+                pending.extend(reversed(before))
+    return ordered
 
 
 def reads_of(node: NodeProto) -> list[str]:

@@ -13,6 +13,7 @@ from onnxruntime import InferenceSession
 from converter.admission.loading import load
 from converter.exclusions import excluded_nodes
 from converter.graph import Graph, multiply_adds, weight_of
+from converter.inputs.batching import with_honest_batch
 from converter.inputs.calibration_data import fit_to_data
 from converter.inputs.plans import SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit, draw
 from converter.inputs.recognition import describe_inputs
@@ -44,6 +45,7 @@ def describe_task(
     graph = Graph(normalized.model)
     plans = fit_to_data(describe_inputs(graph, options.inputs), given)
     plans = _with_fitting_sizes(normalized.model, graph, network, plans)
+    plans = with_honest_batch(original, plans)
     plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed)
     generator = np.random.default_rng(options.seed)
     feeds = assemble(plans, {plan.name: draw(plan, batch_limit(plans, 1), generator) for plan in plans})

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
 
 from converter.errors import VerificationFailed
 from converter.families import RECTIFIERS
-from converter.graph import Graph
+from converter.graph import Graph, in_order
 from converter.options import Target
 from converter.quantization.product_biases import keep_products_on_integers
 
@@ -193,6 +193,10 @@ def _tidied(quantized: ModelProto, source: ModelProto) -> ModelProto:
     for node in quantized.graph.node:
         if not node.domain:
             node.ClearField("domain")  # an empty one is written out: two bytes a node
+    ordered = in_order(quantized.graph.node)  # onnxruntime's quantizer does not see what bodies read
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del quantized.graph.node[:]
+    quantized.graph.node.extend(copies)
     _share_zero_points(quantized)
     _shorten_names(quantized, source)
     del quantized.graph.value_info[:]

@@ -21,8 +21,9 @@ from converter.quantization.closed_loop import ClosedLoop, run_closed_loop
 from converter.quantization.decisions import Optimized, optimize
 from converter.quantization.int4_packing import pack
 from converter.quantization.placement import candidates, weighted_nodes
-from converter.quantization.qdq_writer import Range, quantize
+from converter.quantization.qdq_writer import Plan, Range, quantize
 from converter.quantization.rangeless import make_rangeless
+from converter.quantization.running import write_running
 from converter.synthesis import Synthesis
 
 __all__ = ["Integers", "make_integers"]
@@ -106,11 +107,19 @@ def _write(
         1.0 if samples.own else _margin(task.plans, options.method),
     )
     reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
-    del calibration  # the reader brings its own
-    reader = SampleReader(lambda: samples.feeds(BATCH))
-    model = quantize(optimized.model, optimized.plan, reader)
     four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
-    return optimized, pack(model, four_bits, options.precision is not Precision.W4A4) if four_bits else model
+
+    def write(plan: Plan) -> ModelProto:
+        model = quantize(optimized.model, plan, SampleReader(lambda: samples.feeds(BATCH)))
+        return pack(model, four_bits, options.precision is not Precision.W4A4) if four_bits else model
+
+    first = next(iter(samples.feeds(1)))
+    written = write_running(optimized.model, optimized.plan, write, first)
+    if written.kept_float:
+        kept = {**optimized.placement.kept_float, **written.kept_float}
+        placement = replace(optimized.placement, nodes=written.plan.nodes, kept_float=kept)
+        optimized = replace(optimized, plan=written.plan, placement=placement)
+    return optimized, written.model
 
 
 def _stated_ranges(plans: tuple[InputPlan, ...]) -> dict[str, Range]:
