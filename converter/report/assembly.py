@@ -38,6 +38,7 @@ from converter.normalization import Normalized
 from converter.options import Options
 from converter.quantization.stage import Integers
 from converter.report import Report
+from converter.report.command import command_line
 from converter.synthesis import Synthesis
 
 __all__ = ["Facts", "assemble_report"]
@@ -137,7 +138,7 @@ def _tensor_fact(value: Value) -> TensorFact:
 def _environment(facts: Facts, options: Options) -> Environment:
     cpu = processor()
     return Environment(
-        command=_command(facts, options),
+        command=command_line(_name(facts.source), options),
         seed=options.seed,
         threads=options.threads,
         cpu=cpu.name,
@@ -147,17 +148,6 @@ def _environment(facts: Facts, options: Options) -> Environment:
         packages={name: version(name) for name in PACKAGES},
         started=facts.started.isoformat(timespec="seconds"),
     )
-
-
-def _command(facts: Facts, options: Options) -> str:
-    """The command line that does the same again."""
-    default, words = Options(), ["zsq", "convert", _name(facts.source)]
-    for name in ("method", "precision", "samples", "seed", "time_budget", "threads", "target", "size_budget"):
-        value = getattr(options, name)
-        if value != getattr(default, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    words += [word for step in sorted(options.skip) for word in ("--skip", str(step))]
-    return " ".join(words)
 
 
 def _input(plan: InputPlan, facts: Facts) -> Input:
