@@ -32,7 +32,7 @@ from converter.findings import (
 )
 from converter.findings import Synthesis as SynthesisSection
 from converter.graph import Value
-from converter.inputs.plans import InputKind, InputPlan
+from converter.inputs.plans import ADJUSTABLE, COLOURED, InputKind, InputPlan
 from converter.inputs.task import Task
 from converter.normalization import Normalized
 from converter.options import Options
@@ -48,8 +48,18 @@ WORDS = {
     InputKind.PICTURE: "pictures with the 1/f spectrum of natural images",
     InputKind.SIGNAL: "signals with a 1/f spectrum and a varying loudness",
     InputKind.FEATURES: "Gaussian features whose rows share half of their variance",
-    InputKind.TOKENS: "valid tokens, half of the samples with the skewed frequencies of text",
-    InputKind.FLAGS: "all ones",
+    InputKind.TOKENS: "valid tokens, three quarters of the samples with the skewed frequencies of text",
+    InputKind.VIDEO: "films: windows that move over pictures with a 1/f spectrum",
+    InputKind.MAP: "smooth fields of both signs",
+    InputKind.SPECTRUM: "Gaussian spectra whose frames share half of their variance",
+    InputKind.EMBEDDINGS: "Gaussian embeddings whose steps share half of their variance",
+    InputKind.TYPES: "segments of a text, one after the other",
+    InputKind.POSITIONS: "one place after the other",
+    InputKind.MASK: "what keeps, up to the end of each sample",
+    InputKind.LENGTHS: "lengths from a fifth of the longest on",
+    InputKind.SIZES: "the size of the pictures",
+    InputKind.STEP: "steps of a process, evenly",
+    InputKind.CACHE: "what the network makes of other samples' tokens",
     InputKind.STATE: "as the network leaves it after some steps",
     InputKind.CONSTANT: "one constant",
 }
@@ -154,7 +164,7 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
     declared = next((each.shape for each in facts.admitted.facts.inputs if each.name == plan.name), None)
     words = "voices and breath of varying loudness" if plan.is_sound else WORDS[plan.kind]
     low = high = None
-    if plan.kind is InputKind.PICTURE:
+    if plan.kind in COLOURED:
         turns = (plan.scaling, *plan.rivals)
         ends = [
             value
@@ -164,12 +174,12 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
         ]
         low, high = min(ends), max(ends)
         words += f", scaled as {' or '.join(each.name for each in turns)}"
-    elif plan.kind in (InputKind.SIGNAL, InputKind.FEATURES):
+    elif plan.kind in ADJUSTABLE:
         words += f", scaled as {plan.scaling.name}"
     elif plan.kind is InputKind.TOKENS:
         low, high = float(plan.tokens[0]), float(plan.tokens[1] - 1)
-    elif plan.kind in (InputKind.CONSTANT, InputKind.FLAGS):
-        low = high = plan.value
+    elif plan.kind is InputKind.CONSTANT:
+        low, high = min(plan.choices, default=plan.value), max(plan.choices, default=plan.value)
     return Input(
         name=plan.name,
         type=str(plan.dtype),
@@ -179,7 +189,7 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
         distribution=words,
         low=low,
         high=high,
-        known_by="user" if plan.scaling.name.startswith("stated") else "found" if plan.considered else "graph",
+        known_by="user" if plan.stated else "found" if plan.considered else "graph",
     )
 
 
