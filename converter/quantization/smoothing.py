@@ -4,8 +4,8 @@ A dynamic product has one step for all channels of its input, and a few channels
 as the others. After SmoothQuant (Xiao et al. 2023, eq. 3 and 4) each channel is divided by max|x|^a / max|w|^(1-a) and
 the weights of its row are multiplied by it. Where SmoothQuant has one exponent for a whole model, here each product has
 the one that makes its own predicted error least: that of the rounded input plus that of the rounded weights. On MiniLM
-the cosine so goes from 0.9933 to 0.9979 (one exponent of 0.5: 0.9963; tests/bench/RESULTS.md). Samples say only how far channels reach beside each
-other; no range is taken from them, so that inputs they do not show are not clipped.
+the cosine so goes from 0.9933 to 0.9979 (one exponent of 0.5: 0.9963; tests/bench/RESULTS.md). Samples say only how far
+channels reach beside each other; no range is taken from them, so that inputs they do not show are not clipped.
 """
 
 from __future__ import annotations
