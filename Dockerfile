@@ -15,7 +15,7 @@ COPY converter converter
 COPY service service
 # Bytecode that does not depend on file times: buildah and podman round those of half the files up by a second, and then every
 # conversion compiles again what it imports. torch's file that is left out is one of its tests, for Python 3.12 alone.
-RUN /opt/venv/bin/pip install --no-compile . \
+RUN /opt/venv/bin/pip install --no-compile '.[service]' \
     && /opt/venv/bin/python3 -m compileall -qq -x py312_intrinsics --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM ${BASE_IMAGE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,21 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="FP32 ONNX to
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The FP32 model.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for every event, on stdout.")]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"zsq {version('zsq')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """What every command shares."""
 
 
 @app.command()
@@ -163,6 +179,17 @@ def inspect(model: Model, as_json: AsJson = False) -> int:
         return DONE
     print(f"zsq: {one_line(inspection.refusals[0])}", file=sys.stderr)
     return REFUSED
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where everything goes.")] = Path("zsq-demo"),
+) -> int:
+    """Train a small real classifier, convert it, and say where the report is."""
+    from converter.demo import demonstrate
+
+    print(demonstrate(folder))
+    return DONE
 
 
 def read_options(file: Path | None, given: dict[str, Any]) -> Options:

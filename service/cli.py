@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -22,26 +21,13 @@ __all__ = ["app", "main"]
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=converter.cli.app.info.help)
 app.command()(converter.cli.convert)
 app.command()(converter.cli.inspect)
+app.command()(converter.cli.demo)
+app.callback()(converter.cli.options_of_all)
 app.add_typer(service.keyring.app, name="keys")
 
 StoreUrl = Annotated[str | None, typer.Option(help="file:///FOLDER or s3://BUCKET/PREFIX")]
 NOT_STARTED = 1
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
-
-
-def show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"zsq {version('zsq')}")
-        raise typer.Exit
-
-
-@app.callback()
-def options_of_all(
-    _: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Show the version and end.")
-    ] = False,
-) -> None:
-    """What every command shares."""
 
 
 @app.command()
@@ -143,17 +129,6 @@ def submit(
         submit_and_wait(url, api_key, source, options, fresh, outputs, as_json)
     else:
         submit_only(url, api_key, source, options, fresh, as_json)
-    return DONE
-
-
-@app.command()
-def demo(
-    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where everything goes.")] = Path("zsq-demo"),
-) -> int:
-    """Train a small real classifier, convert it, and say where the report is."""
-    from converter.demo import demonstrate
-
-    print(demonstrate(folder))
     return DONE
 
 
