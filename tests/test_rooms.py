@@ -25,7 +25,8 @@ FLOORS = (  # from the ground up; rooms of one floor may not import each other u
     ("report",),
     ("pipeline", "inspection"),
     ("outputs", "console"),
-    ("cli", "demo"),
+    ("demo",),
+    ("cli",),
     ("__main__",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
