@@ -168,9 +168,9 @@ def convert(
 def inspect(model: Model, as_json: AsJson = False) -> int:
     """Show what is in a model, what would be quantized, and what would be refused and why."""
     source = existing_model(model)
-    from converter.inspection import inspect as inspect_model
+    from converter.inspection import examine
 
-    inspection = inspect_model(source)
+    inspection = examine(source)
     if as_json:
         emit({"event": "inspection", **inspection.to_dict()})
     else:
@@ -239,9 +239,12 @@ def output_kinds(given: Sequence[str]) -> dict[str, str]:
 
 def closing_lines(report: Report, outputs: Outputs) -> str:
     """What a person wants to know when it is over; the page says the rest."""
+    from converter.report.words import smaller
+
     size = report.size
     lines = [
-        f"model   {outputs.model}  ({size.int8_bytes / 1e6:.2f} MB, {size.ratio:.2f} times smaller)",
+        f"verdict {report.verdict.sentence}",
+        f"model   {outputs.model}  ({size.int8_bytes / 1e6:.2f} MB, {smaller(size)})",
         f"report  {outputs.html}",
         f"        {outputs.report}",
     ]

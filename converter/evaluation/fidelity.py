@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from converter.evaluation.groups import ChannelTally, neighbours_kept
 from converter.evaluation.margins import MarginTally
+from converter.families import SOFTMAXES
 from converter.findings import Decisions, Fidelity, Histogram, Interval, OutputFidelity, Proportion
-from converter.graph import Graph
+from converter.graph import Graph, attribute
 from converter.options import OutputKind
 from converter.scores import ClassOutput, class_output
 from converter.sessions import Array, Feeds, open_session, output_names, rows, split
@@ -36,6 +38,7 @@ __all__ = [
 
 Doubles = NDArray[np.float64]
 
+NORMALIZING = frozenset({"LpNormalization", "Div"})  # rows of length one are what embeddings end in
 RESAMPLES = 2000
 Z95 = 1.959963984540054
 
@@ -109,6 +112,10 @@ class _Sums:
     equal: int = 0
     integral: bool = False
     not_compared: int = 0
+    channels: ChannelTally = field(default_factory=ChannelTally)
+    use: OutputKind | None = None
+    kept_rows: list[tuple[Array, Array]] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=lambda: [0, 0])  # kept, of
 
     def add(self, before: Array, after: Array, samples: int) -> None:
         if before.shape != after.shape or (not np.issubdtype(before.dtype, np.number) and before.dtype != np.bool_):
@@ -116,6 +123,13 @@ class _Sums:
             return
         self.shape = self.shape or before.shape
         self.integral = not np.issubdtype(before.dtype, np.floating)
+        if not self.integral:
+            self.channels.add(before, after)
+        if self.use is OutputKind.EMBEDDING:
+            self.kept_rows.append((rows(before, samples), rows(after, samples)))
+        if self.use is OutputKind.SEQUENCE and before.ndim > 1:
+            same = before.argmax(-1) == after.argmax(-1)
+            self.tokens = [self.tokens[0] + int(same.sum()), self.tokens[1] + same.size]
         for x, y in zip(rows(before, samples), rows(after, samples), strict=True):
             self._add_row(x.astype(np.float64), y.astype(np.float64))
 
@@ -148,11 +162,21 @@ class _Sums:
             max_abs_error=self.largest,
             equal_share=self.equal / self.values if self.integral and self.values else None,
             not_compared=self.not_compared,
+            groups=self.channels.result(name),
+            neighbour_kept=self._neighbours(),
+            tokens_kept=self.tokens[0] / self.tokens[1] if self.tokens[1] else None,
         )
+
+    def _neighbours(self) -> Proportion | None:
+        if not self.kept_rows:
+            return None
+        before, after = (np.concatenate(each).astype(np.float64) for each in zip(*self.kept_rows, strict=True))
+        kept = neighbours_kept(before, after)
+        return None if kept is None else wilson(*kept)
 
 
 @dataclass
-class _Choices:
+class Choices:
     """What is kept of a classifier: five numbers a sample."""
 
     output: ClassOutput
@@ -215,6 +239,20 @@ class Comparison:
     after: tuple[int, ...] = ()
 
 
+def _use(graph: Graph, output: str) -> OutputKind | None:
+    """What an output is for where its last operator tells; None where it does not."""
+    node = graph.producer(output)
+    if node is None:
+        return None
+    shape = graph.shapes.get(output)
+    if node.op_type in NORMALIZING and shape is not None and len(shape) == 2:
+        return OutputKind.EMBEDDING
+    last = shape is not None and int(attribute(node, "axis", -1)) in (-1, len(shape) - 1)
+    if node.op_type in SOFTMAXES and shape is not None and len(shape) == 3 and last:
+        return OutputKind.SEQUENCE
+    return None
+
+
 def compare(
     float32: ModelProto,
     int8: ModelProto,
@@ -227,22 +265,23 @@ def compare(
     """Both models ran on every feed, batch by batch; outputs are matched by name, ``kinds`` are stated by the owner."""
     before, after = open_session(float32, threads), open_session(int8, threads)
     names = output_names(before)
-    sums = {name: _Sums() for name in names}
-    found = class_output(Graph(float32), kinds)
-    choices = None if found is None else _Choices(found)
+    graph = Graph(float32)
+    found = class_output(graph, kinds)
+    sums = {name: _Sums(use=kinds.get(name) or _use(graph, name)) for name in dict.fromkeys(names)}
+    choices = None if found is None else Choices(found)
     samples = 0
     for feed, count in split(before, feeds):
         expected: Sequence[object] = before.run(names, feed)
         actual: Sequence[object] = after.run(names, feed)
         samples += count
-        for name, x, y in zip(names, expected, actual, strict=True):
+        for name, x, y in {name: (name, x, y) for name, x, y in zip(names, expected, actual, strict=True)}.values():
             if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
                 sums[name].add(x, y, count)
                 if choices is not None and name == choices.output.name:
                     choices.add(x, y)
             else:
                 sums[name].not_compared += count
-    outputs = tuple(sums[name].result(name, seed) for name in names)
+    outputs = tuple(tally.result(name, seed) for name, tally in sums.items())
     decisions = None if choices is None else choices.result()
     drawn = (tuple(choices.before), tuple(choices.after)) if choices is not None else ((), ())
     return Comparison(samples, outputs, decisions, *drawn)

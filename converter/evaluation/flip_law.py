@@ -52,19 +52,27 @@ class FlipLaw:
     low: float
     high: float
     loss: tuple[float, float]  # accuracy lost, as a share of the flips at the interval's upper end: least and most
+    usual_loss: float  # as a share of the flips in the middle
 
-    def flips(self, known: Mapping[str, float], classes: int) -> Interval:
-        """The share of decisions that change on real data."""
+    def flips(self, known: Mapping[str, float], classes: int) -> tuple[Interval, float]:
+        """The share of decisions that change on real data, and its middle."""
         centre = self.intercept + sum(slope * known[name] for name, slope in self.slopes.items())
         most = 1 - 1 / classes  # what guessing changes
-        low, high = (min(most, -math.expm1(-math.exp(centre + off))) for off in (self.low, self.high))
-        return Interval(low=low, high=high, confidence=0.9)
+        low, middle, high = (min(most, -math.expm1(-math.exp(centre + off))) for off in (self.low, 0.0, self.high))
+        return Interval(low=low, high=high, confidence=0.9), middle
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
         """The law of a JSON object."""
         least, most = stored["loss"]
-        return cls(stored["intercept"], dict(stored["slopes"]), stored["low"], stored["high"], (least, most))
+        return cls(
+            stored["intercept"],
+            dict(stored["slopes"]),
+            stored["low"],
+            stored["high"],
+            (least, most),
+            stored["usual_loss"],
+        )
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,17 @@ class Law:
     with_accuracy: FlipLaw
     level: float
     basis: str
+    refuse_below: float  # agreement expected in the middle, below which real agreement was too often under 90 %
 
 
 @cache
 def load_laws(path: Path = CONSTANTS) -> Law:
     """The fitted laws of the file."""
     stored = json.loads(path.read_text())
-    return Law(FlipLaw.read(stored["alone"]), FlipLaw.read(stored["with_accuracy"]), stored["level"], stored["basis"])
+    return Law(
+        FlipLaw.read(stored["alone"]),
+        FlipLaw.read(stored["with_accuracy"]),
+        stored["level"],
+        stored["basis"],
+        stored["refuse_below"],
+    )

@@ -54,6 +54,7 @@ def predict(
         basis=f"The error of margins on synthetic inputs, and {law.basis}.",
         reason=reason if each else NO_CLASSES,
         hypotheses=each,
+        guessed=tuple(dict.fromkeys(one.input for one in compared if not one.certain)),
         max_drop=max_drop,
         certified=certified,
         certified_why=why,
@@ -67,15 +68,18 @@ def _under(one: UnderHypothesis, expected_accuracy: float | None, law: Law) -> P
     if not known:
         return PredictionUnder(input=one.input, name=one.name, reason=NOT_FINITE)
     chosen = law.alone if expected_accuracy is None else law.with_accuracy
-    flips = chosen.flips(known, one.decisions.classes)
+    flips, middle = chosen.flips(known, one.decisions.classes)
     least, most = (share * flips.high for share in chosen.loss)
     if expected_accuracy is not None:
         most, least = min(most, expected_accuracy), max(least, expected_accuracy - 1)
+    usual = min(max(chosen.usual_loss * middle, least), most)
     return PredictionUnder(
         input=one.input,
         name=one.name,
-        agreement=Expectation(interval=Interval(low=1 - flips.high, high=1 - flips.low, confidence=law.level)),
-        accuracy_change=Expectation(interval=Interval(low=-most, high=-least, confidence=law.level)),
+        agreement=Expectation(
+            interval=Interval(low=1 - flips.high, high=1 - flips.low, confidence=law.level), middle=1 - middle
+        ),
+        accuracy_change=Expectation(interval=Interval(low=-most, high=-least, confidence=law.level), middle=-usual),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import ModelProto
@@ -29,7 +29,6 @@ __all__ = ["Measured", "measure"]
 BATCH = 8
 LAYER_BATCHES = 1  # that per-layer noise is measured on
 LATENCY_SECONDS = 1.0
-ABLATION_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,22 @@ def measure(
     with attempts.optional("latency", "The section on latency"):
         latency = measure_latency(original, int8, single, threads=threads, seconds=LATENCY_SECONDS)
     with attempts.optional("contributions", "The layers' shares of the error"):
-        shares = contributions(integers.float32, int8, single, seconds=ABLATION_SECONDS, threads=threads)
+        shares = contributions(
+            integers.float32,
+            int8,
+            list(batches(task.plans, samples.held_out, 1))[:BATCH],
+            multiply_adds=task.multiply_adds,
+            suspects=_suspects(layers),
+            threads=threads,
+        )
     left_out = tuple(each.as_caution() for each in attempts.left_out)
     return Measured(fidelity, predicted, validated, layers, kernels, latency, shares, left_out)
+
+
+def _suspects(layers: Sequence[Layer]) -> list[str]:
+    """The tensors whose own rounding is coarsest, first."""
+    known = [(layer.sqnr_alone_db, layer.tensor) for layer in layers if layer.sqnr_alone_db is not None]
+    return [tensor for _, tensor in sorted(known)]
 
 
 def _hypotheses(task: Task, fidelity: Fidelity) -> list[UnderHypothesis]:

@@ -4,6 +4,7 @@ from converter.findings.decisions import (
     Caution,
     Change,
     Environment,
+    Example,
     FrontierPoint,
     Hypothesis,
     Input,
@@ -17,7 +18,17 @@ from converter.findings.decisions import (
     TensorFact,
     Timings,
 )
-from converter.findings.judgements import Expectation, MarginErrors, Prediction, PredictionUnder
+from converter.findings.judgements import (
+    Advice,
+    Cause,
+    Culprit,
+    Expectation,
+    MarginErrors,
+    Prediction,
+    PredictionUnder,
+    Remedy,
+    Verdict,
+)
 from converter.findings.measurements import (
     Decisions,
     Fidelity,
@@ -27,17 +38,22 @@ from converter.findings.measurements import (
     Layer,
     Metric,
     OutputFidelity,
+    OutputGroup,
     Scale,
     Validation,
 )
 from converter.findings.values import Curve, Histogram, Interval, Proportion, Quartiles, Section
 
 __all__ = [
+    "Advice",
+    "Cause",
     "Caution",
     "Change",
+    "Culprit",
     "Curve",
     "Decisions",
     "Environment",
+    "Example",
     "Expectation",
     "Fidelity",
     "FloatNode",
@@ -55,11 +71,13 @@ __all__ = [
     "Metric",
     "Model",
     "OutputFidelity",
+    "OutputGroup",
     "Prediction",
     "PredictionUnder",
     "Proportion",
     "Quantization",
     "Quartiles",
+    "Remedy",
     "Scale",
     "Section",
     "Size",
@@ -68,4 +86,5 @@ __all__ = [
     "TensorFact",
     "Timings",
     "Validation",
+    "Verdict",
 ]

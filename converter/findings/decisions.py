@@ -21,6 +21,7 @@ __all__ = [
     "Caution",
     "Change",
     "Environment",
+    "Example",
     "FrontierPoint",
     "Hypothesis",
     "Input",
@@ -126,6 +127,14 @@ class Hypothesis(Section):
     why: str = ""
 
 
+class Example(Section):
+    """One input that was made up: a picture as PNG in base64, or the peaks of a signal."""
+
+    input: str
+    png: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9+/=]*$")] = None
+    wave: tuple[float, ...] = ()
+
+
 class Synthesis(Section):
     """How calibration data came about."""
 
@@ -138,6 +147,7 @@ class Synthesis(Section):
     hypotheses: tuple[Hypothesis, ...] = ()
     loss: tuple[Curve, ...] = ()
     stopped_by: str = ""
+    examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from converter.findings.values import Count, Interval, Section, Share
 
-__all__ = ["Expectation", "MarginErrors", "Prediction", "PredictionUnder"]
+__all__ = [
+    "Advice",
+    "Cause",
+    "Culprit",
+    "Expectation",
+    "MarginErrors",
+    "Prediction",
+    "PredictionUnder",
+    "Remedy",
+    "Verdict",
+]
 
 
 class MarginErrors(Section):
@@ -26,9 +37,10 @@ class MarginErrors(Section):
 
 
 class Expectation(Section):
-    """Where a figure on real data is expected to lie."""
+    """Where a figure on real data is expected to lie; it is below ``middle`` as often as above."""
 
     interval: Interval
+    middle: float
 
 
 class PredictionUnder(Section):
@@ -55,6 +67,7 @@ class Prediction(Section):
     hypotheses: Annotated[
         tuple[PredictionUnder, ...], Field(description="one a hypothesis of the inputs that is open; the worst counts")
     ] = ()
+    guessed: Annotated[tuple[str, ...], Field(description="inputs whose preparation nobody stated")] = ()
     max_drop: Share | None = None
     certified: Annotated[
         bool | None, Field(description="whether the loss of accuracy stays within max_drop; null if not asked")
@@ -66,3 +79,55 @@ class Prediction(Section):
         if (self.agreement is None or self.accuracy_change is None) and not self.reason:
             raise ValueError("what is unknown needs a reason")
         return self
+
+
+class Advice(StrEnum):
+    """What to do with the INT8 model."""
+
+    USE = "use"
+    USE_WITH_FLOAT = "use-with-layers-in-float"
+    DO_NOT_USE = "do-not-use"
+
+
+class Remedy(Section):
+    """Layers to leave in float, the option that does it, and what that is predicted to gain and to cost."""
+
+    option: str
+    nodes: tuple[str, ...]
+    agreement: Annotated[Expectation | None, Field(description="expected with these layers in float")] = None
+    error_removed: Annotated[Share, Field(description="of the outputs' error")]
+    work_in_float: Annotated[Share | None, Field(description="of the model's multiply-adds that leave integers")] = None
+
+
+class Verdict(Section):
+    """What to do with the INT8 model, in one sentence, and the evidence."""
+
+    advice: Advice
+    sentence: str
+    evidence: tuple[str, ...] = ()
+    conditions: Annotated[tuple[str, ...], Field(description="what must hold for it, and was not known")] = ()
+    remedy: Remedy | None = None
+
+
+class Cause(StrEnum):
+    """Why a tensor's rounding costs much."""
+
+    OUTLIERS = "range-outliers"
+    SATURATION = "saturation"
+    DEPTHWISE = "depthwise-imbalance"
+    GATE = "gate"
+    ATTENTION = "attention"
+    SHARED_SCALE = "shared-scale"
+    SENSITIVE = "sensitive"
+
+
+class Culprit(Section):
+    """A tensor that costs the outputs much, why, and what to type."""
+
+    tensor: str
+    node: str
+    operator: str
+    share: Annotated[Share, Field(description="of the outputs' error")]
+    cause: Cause
+    why: str
+    option: str

@@ -30,9 +30,21 @@ __all__ = [
     "Layer",
     "Metric",
     "OutputFidelity",
+    "OutputGroup",
     "Scale",
     "Validation",
 ]
+
+
+class OutputGroup(Section):
+    """Neighbouring channels of an output whose values are of one size, such as its boxes or its scores."""
+
+    name: str
+    axis: Annotated[int, Field(ge=1)]
+    first: Count
+    last: Count
+    typical: Annotated[float, Field(ge=0, description="root of the mean square of FP32's values")]
+    sqnr_db: Decibels = None
 
 
 class OutputFidelity(Section):
@@ -49,6 +61,15 @@ class OutputFidelity(Section):
     max_abs_error: float
     equal_share: Annotated[Share | None, Field(description="equal values, of integer and boolean outputs")] = None
     not_compared: Annotated[Count, Field(description="samples with other shapes, or infinities in one model only")] = 0
+    groups: Annotated[
+        tuple[OutputGroup, ...], Field(description="where values of different size share the tensor; else empty")
+    ] = ()
+    neighbour_kept: Annotated[
+        Proportion | None, Field(description="samples whose nearest other sample, by cosine, is FP32's; of embeddings")
+    ] = None
+    tokens_kept: Annotated[Share | None, Field(description="positions whose first token is FP32's; of sequences")] = (
+        None
+    )
 
 
 class Decisions(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import resource
 import sys
@@ -15,8 +16,10 @@ from pathlib import Path
 from onnx import ModelProto
 
 from converter.admission import Admitted
+from converter.evaluation.diagnosis import diagnose
 from converter.evaluation.latency import processor
 from converter.evaluation.stage import Measured
+from converter.evaluation.verdict import Evidence, reach_verdict
 from converter.findings import (
     Caution,
     Change,
@@ -31,14 +34,14 @@ from converter.findings import (
     Timings,
 )
 from converter.findings import Synthesis as SynthesisSection
-from converter.graph import Value
-from converter.inputs.plans import ADJUSTABLE, COLOURED, InputKind, InputPlan
+from converter.graph import Graph, Value, multiply_adds
+from converter.inputs.plans import InputKind, InputPlan
 from converter.inputs.task import Task
 from converter.normalization import Normalized
 from converter.options import Options
 from converter.quantization.stage import Integers
 from converter.report import Report
-from converter.report.command import command_line
+from converter.report.examples import make_examples
 from converter.synthesis import Synthesis
 
 __all__ = ["Facts", "assemble_report"]
@@ -48,18 +51,8 @@ WORDS = {
     InputKind.PICTURE: "pictures with the 1/f spectrum of natural images",
     InputKind.SIGNAL: "signals with a 1/f spectrum and a varying loudness",
     InputKind.FEATURES: "Gaussian features whose rows share half of their variance",
-    InputKind.TOKENS: "valid tokens, three quarters of the samples with the skewed frequencies of text",
-    InputKind.VIDEO: "films: windows that move over pictures with a 1/f spectrum",
-    InputKind.MAP: "smooth fields of both signs",
-    InputKind.SPECTRUM: "Gaussian spectra whose frames share half of their variance",
-    InputKind.EMBEDDINGS: "Gaussian embeddings whose steps share half of their variance",
-    InputKind.TYPES: "segments of a text, one after the other",
-    InputKind.POSITIONS: "one place after the other",
-    InputKind.MASK: "what keeps, up to the end of each sample",
-    InputKind.LENGTHS: "lengths from a fifth of the longest on",
-    InputKind.SIZES: "the size of the pictures",
-    InputKind.STEP: "steps of a process, evenly",
-    InputKind.CACHE: "what the network makes of other samples' tokens",
+    InputKind.TOKENS: "valid tokens, half of the samples with the skewed frequencies of text",
+    InputKind.FLAGS: "all ones",
     InputKind.STATE: "as the network leaves it after some steps",
     InputKind.CONSTANT: "one constant",
 }
@@ -81,7 +74,20 @@ def assemble_report(
 ) -> Report:
     """The whole report; its numbers come from the stages, its words from here."""
     original_bytes = facts.admitted.facts.file_bytes
+    layers = tuple(_layer(each, integers, measured) for each in measured.layers)
+    size = Size.of(max(original_bytes, 1), integers.model.ByteSize())
+    evidence = Evidence(
+        measured.fidelity,
+        measured.predicted,
+        measured.validation,
+        measured.latency,
+        size,
+        measured.shares,
+        _work(task.graph),
+        options.min_agreement,
+    )
     return Report(
+        verdict=reach_verdict(evidence, task.graph),
         model=_model(facts, task),
         options=options.to_dict(),
         environment=_environment(facts, options),
@@ -91,15 +97,24 @@ def assemble_report(
         fidelity=measured.fidelity,
         predicted=measured.predicted,
         validation=measured.validation,
-        layers=tuple(_layer(each, integers, measured) for each in measured.layers),
+        diagnosis=diagnose(task.graph, layers, measured.shares),
+        layers=layers,
         kernels=measured.kernels,
         latency=measured.latency,
-        size=Size.of(max(original_bytes, 1), integers.model.ByteSize()),
+        size=size,
         timings=Timings(
             stages=dict(facts.stages), total_seconds=sum(facts.stages.values()), peak_memory_bytes=_peak_memory()
         ),
         warnings=tuple(_cautions(task, integers, measured)),
     )
+
+
+def _work(graph: Graph) -> dict[str, int]:
+    """Multiply-adds of every node with weights whose result has a known size."""
+    elements = {
+        name: math.prod(size for size in shape[1:] if isinstance(size, int)) for name, shape in graph.shapes.items()
+    }
+    return {node.name: count for node in graph.nodes if (count := multiply_adds(node, graph, elements))}
 
 
 def _peak_memory() -> int:
@@ -148,7 +163,7 @@ def _tensor_fact(value: Value) -> TensorFact:
 def _environment(facts: Facts, options: Options) -> Environment:
     cpu = processor()
     return Environment(
-        command=command_line(_name(facts.source), options),
+        command=_command(facts, options),
         seed=options.seed,
         threads=options.threads,
         cpu=cpu.name,
@@ -160,11 +175,22 @@ def _environment(facts: Facts, options: Options) -> Environment:
     )
 
 
+def _command(facts: Facts, options: Options) -> str:
+    """The command line that does the same again."""
+    default, words = Options(), ["zsq", "convert", _name(facts.source)]
+    for name in ("method", "precision", "samples", "seed", "time_budget", "threads", "target", "size_budget"):
+        value = getattr(options, name)
+        if value != getattr(default, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += [word for step in sorted(options.skip) for word in ("--skip", str(step))]
+    return " ".join(words)
+
+
 def _input(plan: InputPlan, facts: Facts) -> Input:
     declared = next((each.shape for each in facts.admitted.facts.inputs if each.name == plan.name), None)
     words = "voices and breath of varying loudness" if plan.is_sound else WORDS[plan.kind]
     low = high = None
-    if plan.kind in COLOURED:
+    if plan.kind is InputKind.PICTURE:
         turns = (plan.scaling, *plan.rivals)
         ends = [
             value
@@ -174,12 +200,12 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
         ]
         low, high = min(ends), max(ends)
         words += f", scaled as {' or '.join(each.name for each in turns)}"
-    elif plan.kind in ADJUSTABLE:
+    elif plan.kind in (InputKind.SIGNAL, InputKind.FEATURES):
         words += f", scaled as {plan.scaling.name}"
     elif plan.kind is InputKind.TOKENS:
         low, high = float(plan.tokens[0]), float(plan.tokens[1] - 1)
-    elif plan.kind is InputKind.CONSTANT:
-        low, high = min(plan.choices, default=plan.value), max(plan.choices, default=plan.value)
+    elif plan.kind in (InputKind.CONSTANT, InputKind.FLAGS):
+        low = high = plan.value
     return Input(
         name=plan.name,
         type=str(plan.dtype),
@@ -189,7 +215,7 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
         distribution=words,
         low=low,
         high=high,
-        known_by="user" if plan.stated else "found" if plan.considered else "graph",
+        known_by="user" if plan.scaling.name.startswith("stated") else "found" if plan.considered else "graph",
     )
 
 
@@ -215,6 +241,7 @@ def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSec
         batch_norm_statistics=len(task.batch_norms),
         hypotheses=tuple(hypotheses),
         loss=(curve,) if samples.loss else (),
+        examples=make_examples(task.plans, samples.calibration or samples.held_out),
         notes=samples.notes,
     )
 

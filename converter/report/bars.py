@@ -6,11 +6,20 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from converter.findings import Interval, Kernels, Latency, Quartiles, Size, Timings
-from converter.report.svg import Scale, element, figure, text
+from converter.findings import Interval, Kernels, Latency, Prediction, Quartiles, Size, Timings
+from converter.report.svg import Scale, element, figure, path, text
 from converter.report.words import bytes_, milliseconds, percent, seconds, span
 
-__all__ = ["draw_interval", "draw_kernels", "draw_latency", "draw_share", "draw_size", "draw_timings"]
+__all__ = [
+    "draw_expected",
+    "draw_interval",
+    "draw_kernels",
+    "draw_latency",
+    "draw_share",
+    "draw_size",
+    "draw_timings",
+    "draw_wave",
+]
 
 
 def draw_size(size: Size) -> Markup:
@@ -54,6 +63,46 @@ def _two_bars(
             end = max(end, high)
         parts.append(text(shown, end + 8, y + 16, cls="value"))
     return figure(name, title, description, 220, 70, parts, "small")
+
+
+def draw_expected(predicted: Prediction, floor: float | None = None) -> Markup:
+    """The expected agreement as a band on an axis up to 100 %, its middle as a dot, and the bar that was asked for."""
+    assert predicted.agreement is not None
+    interval, middle = predicted.agreement.interval, predicted.agreement.middle
+    lowest = min(interval.low, floor if floor is not None else 1)
+    start = next((each for each in (0.98, 0.95, 0.9, 0.8, 0.5) if each <= lowest), 0.0)
+    scale = Scale(start, 1, 14, 706)
+    parts = [element("line", x1=14, x2=706, y1=40, y2=40, cls="rail")]
+    for index in range(6):
+        share = start + (1 - start) * index / 5
+        anchor = "start" if index == 0 else "end" if index == 5 else "middle"
+        parts.append(element("line", x1=scale(share), x2=scale(share), y1=50, y2=56, cls="grid"))
+        parts.append(text(f"{share * 100:.4g} %", scale(share), 72, cls="tick", anchor=anchor))
+    low, high = scale(interval.low), scale(interval.high)
+    said = f"{predicted.level:.0%} interval {span(interval)}"
+    parts.append(
+        element("rect", element("title", said), x=low, y=29, width=max(high - low, 4), height=22, rx=11, cls="band")
+    )
+    parts.append(element("circle", element("title", percent(middle)), cx=scale(middle), cy=40, r=9, cls="after"))
+    parts.append(text(percent(interval.low), low, 20, cls="value", anchor="start"))
+    if high - low > 130:
+        parts.append(text(percent(interval.high), high, 20, cls="value", anchor="end"))
+    if floor is not None:
+        bar = f"asked for: at least {percent(floor)}"
+        parts.append(element("line", element("title", bar), x1=scale(floor), x2=scale(floor), y1=24, y2=58, cls="bar"))
+    asked = "" if floor is None else f" At least {percent(floor)} were asked for."
+    description = f"Between {span(interval)}, most likely near {percent(middle)}.{asked}"
+    return figure("expected", "Expected agreement on real data", description, 720, 80, parts, "band-wide")
+
+
+def draw_wave(wave: Sequence[float]) -> Markup:
+    """A signal as a small curve around its middle."""
+    largest = max((abs(value) for value in wave), default=0.0) or 1.0
+    points = [(2 + 156 * at / max(len(wave) - 1, 1), 32 - 28 * value / largest) for at, value in enumerate(wave)]
+    line = path(points, "line c0")
+    return element(
+        "svg", line, xmlns="http://www.w3.org/2000/svg", viewBox="0 0 160 64", cls="wave", aria_hidden="true"
+    )
 
 
 def draw_interval(name: str, title: str, value: float | None, interval: Interval, floor: float | None = None) -> Markup:

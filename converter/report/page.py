@@ -27,7 +27,7 @@ MOST_CONTRIBUTORS = 10
 
 def render(report: Report) -> str:
     """One self-contained page of the report."""
-    layers, expected = report.layers, report.predicted.agreement
+    layers = report.layers
     given = report.options.get("min_agreement")
     asked = float(given) if isinstance(given, (int, float)) else None
     return _template().render(
@@ -36,7 +36,6 @@ def render(report: Report) -> str:
         bars=bars,
         charts=charts,
         asked=asked,
-        below=asked is not None and expected is not None and expected.interval.low < asked,
         layers=_worst_in_order(layers),
         contributors=_contributors(layers),
         reasons=Counter(entry.reason for entry in report.quantization.kept_float).most_common(12),

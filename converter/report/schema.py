@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, JsonValue
 
 from converter.findings import (
     Caution,
+    Culprit,
     Environment,
     Fidelity,
     Input,
@@ -29,6 +30,7 @@ from converter.findings import (
     Synthesis,
     Timings,
     Validation,
+    Verdict,
 )
 
 __all__ = [
@@ -54,6 +56,7 @@ class Report(Section):
     """Everything known of one conversion."""
 
     schema_version: Literal["2.0"] = "2.0"
+    verdict: Verdict
     model: Model
     options: Annotated[dict[str, JsonValue], BeforeValidator(_plain)]
     environment: Environment
@@ -63,6 +66,7 @@ class Report(Section):
     fidelity: Fidelity
     predicted: Prediction
     validation: Validation | None = None
+    diagnosis: tuple[Culprit, ...] = ()
     layers: tuple[Layer, ...]
     kernels: Kernels | None = None
     latency: Latency | None = None

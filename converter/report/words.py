@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from converter.findings import Interval, Isolation, OutputFidelity
+from converter.findings import Advice, Interval, Isolation, OutputFidelity, Size
 from converter.report.schema import Report
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "points",
     "seconds",
     "sentence",
+    "smaller",
     "span",
     "thousands",
     "times",
@@ -121,67 +122,78 @@ def error_share(decibels: float) -> float:
 
 @dataclass(frozen=True)
 class Headline:
-    """The page in three sentences, and whether the second is bad news."""
+    """The page in a few sentences, and which of them are bad news."""
 
+    advice: str
+    cls: str
+    expected: str
     size: str
+    larger: bool
     speed: str
     slower: bool
-    cost: str
-    proviso: str
     worst: OutputFidelity | None
 
 
+ADVICE = {
+    Advice.USE: ("Use it", "good"),
+    Advice.USE_WITH_FLOAT: ("Use it with some layers in float", "fair"),
+    Advice.DO_NOT_USE: ("Don't use it", "poor"),
+}
+
+
 def headline(report: Report) -> Headline:
-    """What you got, what it cost, and what that does not say."""
+    """What to do, what to expect, and what was gained."""
+    advice, cls = ADVICE[report.verdict.advice]
+    if report.verdict.advice is Advice.USE and report.verdict.conditions:
+        advice += ", if its input is what it was taken for"
     latency = report.latency
-    speed, slower = "", False
-    if latency is not None:
-        slower = latency.slower
-        if slower:
-            speed = f"{times(1 / latency.speedup)} times slower on this computer"
-        elif latency.speedup < 1.02:
-            speed = "as fast as before on this computer"
-        else:
-            speed = f"{times(latency.speedup)} times faster on this computer"
-    cost, proviso = _cost(report)
+    speed, slower = "", latency is not None and latency.slower
+    if latency is not None and slower:
+        speed = f"It is {times(1 / latency.speedup)} times slower on this computer."
+    elif latency is not None:
+        speed = f"It is {times(latency.speedup)} times faster on this computer."
+        if latency.speedup < 1.02:
+            speed = "It is as fast as before on this computer."
     return Headline(
-        f"{times(report.size.ratio)} times smaller", speed, slower, cost, proviso, worst_output(report.fidelity.outputs)
+        f"{advice}.",
+        cls,
+        _expected(report),
+        f"The file is {smaller(report.size)}.",
+        report.size.ratio < 1,
+        speed,
+        slower,
+        worst_output(report.fidelity.outputs),
     )
 
 
-def _cost(report: Report) -> tuple[str, str]:
-    fidelity, decisions = report.fidelity, report.fidelity.decisions
-    unseen = _on_real_data(report)
-    if decisions is not None:
-        agreement = decisions.agreement
+def smaller(size: Size) -> str:
+    """3.7 times smaller, or 2.3 times larger."""
+    return f"{times(size.ratio)} times smaller" if size.ratio >= 1 else f"{times(1 / size.ratio)} times larger"
+
+
+def _expected(report: Report) -> str:
+    """What is known of real data, else of the outputs on synthetic inputs."""
+    if report.validation is not None and report.validation.metrics:
+        metric = report.validation.metrics[0]
         return (
-            f"{percent(agreement.value)} of decisions unchanged",
-            f"INT8 and the original chose the same class for {agreement.successes} of {agreement.n} synthetic inputs "
-            f"(95{SPACE}% interval {span(agreement.interval)}). {unseen}",
+            f"On your own {metric.n} samples {metric.name} went from {percent(metric.float32)} to "
+            f"{percent(metric.int8)} (standard error of the difference {100 * metric.standard_error:.1f} points)."
         )
-    worst = worst_output(fidelity.outputs)
+    expected, change = report.predicted.agreement, report.predicted.accuracy_change
+    if expected is not None and change is not None:
+        return (
+            f"On real data expect INT8 to decide as the original on {span(expected.interval)} of inputs, and accuracy "
+            f"to change by {points(change.interval)}."
+        )
+    worst = worst_output(report.fidelity.outputs)
     if worst is None:
-        return "Outputs not comparable", f"No output could be compared on {fidelity.samples} synthetic inputs."
+        return f"No output could be compared on {report.fidelity.samples} synthetic inputs."
     if worst.sqnr_db is None:
-        return "Outputs unchanged", f"No difference on {worst.samples} synthetic inputs. {unseen}"
-    interval = worst.sqnr_interval
-    spread = "" if interval is None else f", 95{SPACE}% interval {interval.low:.1f} to {interval.high:.1f} dB"
-    which = "The output" if len(fidelity.outputs) == 1 else "The output that changed most"
+        return f"The outputs do not differ on {worst.samples} synthetic inputs."
+    which = "The output" if len(report.fidelity.outputs) == 1 else "The output that changed most"
     return (
-        f"Outputs off by {percent(error_share(worst.sqnr_db))}",
         f"{which} differs from the original's by {percent(error_share(worst.sqnr_db))} of its size "
-        f"({worst.sqnr_db:.1f}{SPACE}dB{spread}) over {worst.samples} synthetic inputs. {unseen}",
-    )
-
-
-def _on_real_data(report: Report) -> str:
-    """What the figure on synthetic inputs is not, or what was measured on the owner's data."""
-    if report.validation is None or not report.validation.metrics:
-        return "They are made up: this is not accuracy on your data."
-    metric = report.validation.metrics[0]
-    return (
-        f"On your own {metric.n} samples {metric.name} went from {percent(metric.float32)} to {percent(metric.int8)} "
-        f"(standard error of the difference {100 * metric.standard_error:.1f} points)."
+        f"({worst.sqnr_db:.1f}{SPACE}dB) over {worst.samples} synthetic inputs, which are not your data."
     )
 
 

@@ -56,8 +56,9 @@ def test_what_flips_is_bounded_by_guessing() -> None:
 
 
 def test_the_law_is_a_line_through_logarithms() -> None:
-    law = FlipLaw(np.log(0.4), {"error": 1.0}, -0.1, 0.1, (0, 0.5))
-    flips = law.flips({"error": np.log(0.05)}, 10)
+    law = FlipLaw(np.log(0.4), {"error": 1.0}, -0.1, 0.1, (0, 0.5), 0.2)
+    flips, middle = law.flips({"error": np.log(0.05)}, 10)
+    assert middle == pytest.approx(1 - np.exp(-0.02))
     assert flips.low == pytest.approx(1 - np.exp(-0.02 * np.exp(-0.1)))
     assert flips.high == pytest.approx(1 - np.exp(-0.02 * np.exp(0.1)))
 
