@@ -10,7 +10,7 @@ import structlog
 from fastapi import Depends, Request
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from service.auth import LOCAL, Principal, Scope, shown_part
+from service.auth import LOCAL, Allowance, Principal, Scope, shown_part
 from service.context import Context, context_of
 from service.problems import Forbidden, Unauthenticated
 from service.settings import Settings
@@ -40,6 +40,7 @@ class Requires:
         context = context_of(request)
         refuse_foreign_pages(request, context.settings)
         if not context.settings.requires_keys:
+            context.enter(request, LOCAL.owner, context.settings.requests_per_key)
             return LOCAL
         secret = by_bearer.credentials if by_bearer else by_header or by_cookie
         if not secret:
@@ -47,6 +48,7 @@ class Requires:
         principal = await principal_of_key(context, request, secret)
         structlog.contextvars.bind_contextvars(key=principal.owner)
         context.rates.count(principal)
+        context.enter(request, principal.owner, context.settings.requests_per_key)
         if not principal.may(self._scope):
             raise Forbidden(f"This key lacks the scope {self._scope}.", remedy="Use a key that has it.")
         return principal
@@ -65,7 +67,13 @@ async def principal_of_key(context: Context, request: Request, secret: str) -> P
         structlog.get_logger().warning("wrong key", client=address, prefix=shown_part(secret), path=request.url.path)
         context.rates.count_wrong_key(address)
         raise Unauthenticated("This API key does not work: it is unknown or was revoked.")
-    return Principal(key.id, key.scopes, key.allowance)
+    return key.principal(default_allowance(context.settings))
+
+
+def default_allowance(settings: Settings) -> Allowance:
+    return Allowance(
+        settings.quota_active, settings.quota_per_day, settings.quota_stored_bytes, settings.quota_requests_per_minute
+    )
 
 
 def refuse_foreign_pages(request: Request, settings: Settings) -> None:

@@ -31,7 +31,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Allowance:
-    """The quotas of one key, counted in the database, and how fast it may ask; None is no limit."""
+    """The quotas of one key, counted in the database, and how fast it may ask; 0 and None are no limit."""
 
     active: int | None = None
     per_day: int | None = None
@@ -40,7 +40,12 @@ class Allowance:
 
     @property
     def quota(self) -> Quota:
-        return Quota(self.active, self.per_day, self.stored_bytes)
+        return Quota(self.active or None, self.per_day or None, self.stored_bytes or None)
+
+    def over(self, default: Allowance) -> Allowance:
+        """This allowance, with the default's number wherever it has none of its own; 0 is a number: no limit."""
+        own = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(default, **own)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ class Key:
     allowance: Allowance
     created_at: datetime
     revoked_at: datetime | None
+
+    def principal(self, default: Allowance) -> Principal:
+        """Whoever sends the key; what the operator made no limit for gets the default, unless the key is an admin's."""
+        allowance = self.allowance if Scope.ADMIN in self.scopes else self.allowance.over(default)
+        return Principal(self.id, self.scopes, allowance)
 
 
 @dataclass(frozen=True)

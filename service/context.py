@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, ParamSpec, Self, TypeVar
 
 from fastapi import Depends, Request
@@ -12,7 +13,8 @@ from fastapi.concurrency import run_in_threadpool
 from service.auth import Keys
 from service.jobs import Jobs
 from service.metrics import Metrics
-from service.quotas import RateLimits
+from service.observation import LEAVING
+from service.quotas import Crowd, RateLimits
 from service.settings import Settings
 
 __all__ = ["Context", "FromContext", "context_of"]
@@ -31,6 +33,7 @@ class Context:
     keys: Keys
     rates: RateLimits
     metrics: Metrics
+    crowd: Crowd = field(default_factory=Crowd)
 
     @classmethod
     def open(cls, settings: Settings, metrics: Metrics) -> Self:
@@ -47,6 +50,11 @@ class Context:
         if self.jobs.database.is_sqlite:
             return work(*args, **kwargs)
         return await run_in_threadpool(work, *args, **kwargs)
+
+    def enter(self, request: Request, name: str, most: int) -> None:
+        """The request counts under this name until its answer has been sent; raises TooManyRequests."""
+        self.crowd.enter(name, most)
+        request.scope[LEAVING].append(partial(self.crowd.leave, name))
 
     def close(self) -> None:
         self.jobs.close()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import quote
 
+import structlog
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from service.context import Context
-from service.problems import NotReady, problem_of, problem_response
+from service.problems import NotReady, ResultLost, problem_of, problem_response
 from service.records import Job, JobStatus
 from service.storage import Missing
 
-__all__ = ["attachment", "require_success", "send"]
+__all__ = ["attachment", "require_intact", "require_success", "send"]
 
 REDIRECT_SECONDS = 300.0
+TEXTS = ("report", "html")  # a tenth of their length when packed; a model is its weights, which do not pack
 
 
 def require_success(job: Job) -> None:
@@ -33,6 +37,18 @@ def require_success(job: Job) -> None:
     raise NotReady(message, remedy=remedy, conversion=job.id)
 
 
+async def require_intact(context: Context, job: Job, *artefacts: str) -> None:
+    """Raises ResultLost unless the store has these files with the bytes that they had."""
+    for artefact in artefacts:
+        if not await run_in_threadpool(context.jobs.artefacts.is_intact, job.artefacts[artefact]):
+            structlog.get_logger().error("a result is lost or damaged", job=job.id, artefact=artefact)
+            raise ResultLost(
+                "This result is no longer in the service's store as it was made.",
+                remedy="Submit the same model with the same options: it is converted anew.",
+                conversion=job.id,
+            )
+
+
 async def send(
     request: Request,
     context: Context,
@@ -45,13 +61,21 @@ async def send(
     """The artefact of a succeeded job, or the byte range asked for, or where the store itself gives it out."""
     require_success(job)
     key, size = job.artefacts[artefact], job.sizes[artefact]
+    await require_intact(context, job, artefact)
     if redirect and (url := context.jobs.artefacts.presign(key, REDIRECT_SECONDS)) is not None:
         return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
-    tag = f'"{key.rsplit("/", 1)[-1][:32]}"'
+    packed = artefact in TEXTS and request.headers.get("range") is None and _takes_gzip(request)
+    tag = f'"{key.rsplit("/", 1)[-1][:32]}{"-gzip" if packed else ""}"'
     given = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache", **headers}
     asked = request.headers.get("if-none-match", "")
     if tag in (each.strip().removeprefix("W/") for each in asked.split(",")):
         return Response(status_code=304, headers=given)
+    if artefact in TEXTS:
+        given["Vary"] = "Accept-Encoding"
+    if packed:
+        given["Content-Encoding"] = "gzip"
+        whole = _packed(context.jobs.artefacts.read(key))
+        return StreamingResponse(_counted(context, b"", whole), 200, given, media_type)
     begin, end, status = 0, size, 200
     wanted = request.headers.get("range")
     if wanted is not None and request.headers.get("if-range", tag) == tag:
@@ -70,6 +94,22 @@ async def send(
     return StreamingResponse(
         _counted(context, first, chunks), status, {**given, "Content-Length": str(end - begin)}, media_type
     )
+
+
+def _takes_gzip(request: Request) -> bool:
+    for each in request.headers.get("accept-encoding", "").lower().split(","):
+        coding, _, weight = each.partition(";")
+        if coding.strip() in ("gzip", "*"):
+            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+async def _packed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    packer = zlib.compressobj(wbits=31)  # 16 above the window: with gzip's head
+    async for chunk in chunks:
+        if piece := await run_in_threadpool(packer.compress, chunk):
+            yield piece
+    yield packer.flush()
 
 
 async def _counted(context: Context, first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -81,7 +81,7 @@ class JobEngine(Protocol):
         """The task is queued again, whoever ran it; call it only when that worker is known to be gone."""
 
     def forget(self, task_ids: Sequence[str]) -> None:
-        """Nothing of these tasks, none of which is running, remains."""
+        """Nothing of these tasks remains; one that is still running ends first, and goes with ``forget_ended``."""
 
     def forget_ended(self, before: datetime) -> int:
         """Nothing remains of tasks that ended before then; how many there were, at most 1000."""

@@ -93,7 +93,10 @@ class DbosEngine:
         self._client.resume_workflow(task_id, queue_name=_queue(kind))
 
     def forget(self, task_ids: Sequence[str]) -> None:
-        self._client.delete_workflows(list(task_ids))
+        # a workflow that is deleted under its worker's hands ends there with a traceback
+        idle = [task_id for task_id, state in self.states(task_ids).items() if state is not TaskState.RUNNING]
+        if idle:
+            self._client.delete_workflows(idle)
 
     def forget_ended(self, before: datetime) -> int:
         ended = self._client.list_workflows(

@@ -91,7 +91,7 @@ async def take(
     _check(context, principal, wishes)
     given = wishes.options()
     canonical(given)  # refused here rather than after an upload
-    await _refuse_early(request, context)
+    await _refuse_early(request, context, principal, idempotency_key)
     upload = await receive(request, context.jobs, context.settings.max_upload_bytes, wishes.name)
     context.metrics.uploaded_bytes.inc(upload.model.size)
     try:
@@ -142,10 +142,13 @@ def _check(context: Context, principal: Principal, wishes: Wishes) -> None:
             raise InvalidOption(str(problem), field="webhook") from problem
 
 
-async def _refuse_early(request: Request, context: Context) -> None:
-    """A large body is not read while the queue is full."""
-    length = request.headers.get("content-length", "")
-    if not length.isdigit() or int(length) > LARGE:
+async def _refuse_early(request: Request, context: Context, principal: Principal, idempotency_key: str | None) -> None:
+    """No body is read that the sender's quota has no room for, and no large one while the queue is full."""
+    told = request.headers.get("content-length", "")
+    length = int(told) if told.isdigit() else 0
+    size = max(0, length - FORM_OVERHEAD)  # of the model, at least
+    await context.look(context.jobs.check, principal.owner, principal.allowance.quota, size, idempotency_key)
+    if not told.isdigit() or length > LARGE:
         waiting = (await run_in_threadpool(context.jobs.statistics)).queued
         if waiting >= context.settings.queue_limit:
             raise QueueFull(retry_after=30)

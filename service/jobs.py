@@ -94,12 +94,13 @@ class Jobs:
         Raises IdempotencyConflict, QuotaExceeded, QueueFull, and storage.Missing if the model is no longer stored.
         """
         row = _row_of(new)
+        twin = None if new.fresh else self._intact_twin(new.owner, row["result_key"])
         with self.database.writing() as connection:
             self.database.lock_owner(connection, new.owner)
-            if (earlier := _same_request(connection, new)) is not None:
+            if (earlier := _same_request(connection, new.owner, new.idempotency_key, new.fingerprint)) is not None:
                 return earlier
-            _check_quota(connection, new)
-            reused = None if new.fresh else _finished_twin(connection, new.owner, row["result_key"])
+            _check_quota(connection, new.owner, new.quota, new.model.size)
+            reused = None if twin is None else _still_succeeded(connection, twin.id)
             if reused is None:
                 self._check_queue(connection)
             else:
@@ -108,6 +109,7 @@ class Jobs:
                 row |= {"sizes": reused.sizes, "isolation": reused.isolation, "reused_from": reused.id}
                 row |= {"started_at": finished, "finished_at": finished, "stage": reused.stage, "stage_progress": 1.0}
             connection.execute(tables.jobs.insert().values(**row))
+            connection.execute(tables.submissions.insert().values(owner=new.owner, at=now()))
             self.blobs.use(connection, row["id"], new.model.key, new.model.size)
             add_event(connection, row["id"], "queued", {})
             if new.idempotency_key is not None:
@@ -121,6 +123,24 @@ class Jobs:
                 add_event(connection, row["id"], "succeeded", {"reused_from": reused.id})
                 notify(connection, self.engine, row["id"], new.owner, new.webhook, JobStatus.SUCCEEDED)
             return _one(connection, tables.jobs.c.id == row["id"])
+
+    def check(self, owner: str, quota: Quota, size: int, idempotency_key: str | None) -> None:
+        """A submission of so many bytes may be read; what is refused here spares its body.
+
+        Raises QuotaExceeded, QueueFull. A repetition of an earlier request is always read: it only asks again.
+        """
+        with self.database.reading() as connection:
+            if idempotency_key is not None and _entry(connection, owner, idempotency_key) is not None:
+                return
+            _check_quota(connection, owner, quota, size)
+
+    def _intact_twin(self, owner: str, key: str) -> Job | None:
+        """A succeeded job with the same result whose files are all in the store, with the bytes they had."""
+        with self.database.reading() as connection:
+            twin = _finished_twin(connection, owner, key)
+        if twin is None or not all(map(self.artefacts.is_intact, twin.artefacts.values())):
+            return None
+        return twin
 
     def _check_queue(self, connection: sa.Connection) -> None:
         waiting = sa.select(sa.func.count()).where(tables.jobs.c.status == JobStatus.QUEUED)
@@ -187,7 +207,7 @@ class Jobs:
             keys = self.blobs.used_by(connection, job_ids)
             connection.execute(tables.deliveries.delete().where(tables.deliveries.c.job_id.in_(job_ids)))
             connection.execute(tables.jobs.delete().where(tables.jobs.c.id.in_(job_ids)))
-        self.engine.forget(job_ids)
+        self.engine.forget(job_ids)  # what still runs of them is told by its worker first, and goes with what has ended
         self.blobs.collect(keys)
 
     def deliveries(self, job_id: str, owner: str | None) -> Sequence[Delivery]:
@@ -313,34 +333,36 @@ def _owned(job_id: str, owner: str | None) -> sa.ColumnElement[bool]:
     return found if owner is None else found & (tables.jobs.c.owner == owner)
 
 
-def _same_request(connection: sa.Connection, new: NewJob) -> Job | None:
-    if new.idempotency_key is None:
-        return None
-    known = (tables.idempotency.c.owner == new.owner) & (tables.idempotency.c.key == new.idempotency_key)
-    entry = connection.execute(sa.select(tables.idempotency).where(known)).one_or_none()
+def _entry(connection: sa.Connection, owner: str, idempotency_key: str) -> sa.Row[Any] | None:
+    known = (tables.idempotency.c.owner == owner) & (tables.idempotency.c.key == idempotency_key)
+    return connection.execute(sa.select(tables.idempotency).where(known)).one_or_none()
+
+
+def _same_request(connection: sa.Connection, owner: str, idempotency_key: str | None, fingerprint: str) -> Job | None:
+    entry = None if idempotency_key is None else _entry(connection, owner, idempotency_key)
     if entry is None:
         return None
-    if entry.fingerprint != new.fingerprint:
+    if entry.fingerprint != fingerprint:
         raise IdempotencyConflict("This idempotency key was used with another request.")
     return _one(connection, tables.jobs.c.id == entry.job_id)
 
 
-def _check_quota(connection: sa.Connection, new: NewJob) -> None:
-    own = tables.jobs.c.owner == new.owner
-    quota = new.quota
+def _check_quota(connection: sa.Connection, owner: str, quota: Quota, size: int) -> None:
+    own = tables.jobs.c.owner == owner
     if quota.active is not None:
         active = sa.select(sa.func.count()).where(own, tables.jobs.c.status.in_(ACTIVE))
         if (connection.execute(active).scalar() or 0) >= quota.active:
             raise QuotaExceeded("active", quota.active, retry_after=30)
     if quota.per_day is not None:
-        since = now() - timedelta(days=1)
-        today = sa.select(sa.func.count()).where(own, tables.jobs.c.created_at > since)
+        submitted = tables.submissions.c
+        recent = (submitted.owner == owner) & (submitted.at > now() - timedelta(days=1))
+        today = sa.select(sa.func.count()).where(recent)  # what was deleted since counts too
         if (connection.execute(today).scalar() or 0) >= quota.per_day:
             raise QuotaExceeded("per_day", quota.per_day, retry_after=3600)
     if quota.stored_bytes is not None:
         own_keys = sa.select(tables.blob_uses.c.key).join(tables.jobs).where(own)
         used = sa.select(sa.func.sum(tables.blobs.c.size)).where(tables.blobs.c.key.in_(own_keys))
-        if (connection.execute(used).scalar() or 0) + new.model.size > quota.stored_bytes:
+        if (connection.execute(used).scalar() or 0) + size > quota.stored_bytes:
             raise QuotaExceeded("stored_bytes", quota.stored_bytes, retry_after=None)
 
 
@@ -356,6 +378,12 @@ def _finished_twin(connection: sa.Connection, owner: str, key: str) -> Job | Non
     return None if row is None else job_of(row)
 
 
+def _still_succeeded(connection: sa.Connection, job_id: str) -> Job | None:
+    condition = (tables.jobs.c.id == job_id) & (tables.jobs.c.status == JobStatus.SUCCEEDED)
+    row = connection.execute(sa.select(*JOB).where(condition)).one_or_none()
+    return None if row is None else job_of(row)
+
+
 def _cursor_of(number: int) -> str:
     return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
 
@@ -365,4 +393,6 @@ def _number_of(cursor: str) -> int:
         number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError) as problem:
         raise ValueError("The cursor is not one of ours.") from problem
+    if not 0 <= number < 2**63:  # what a column holds
+        raise ValueError("The cursor is not one of ours.")
     return number

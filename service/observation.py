@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 
 import structlog
 from fastapi import Request
@@ -13,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.metrics import Metrics
 from service.problems import too_large, unexpected
 
-__all__ = ["Observation"]
+__all__ = ["LEAVING", "Observation"]
 
+LEAVING = "zsq.leaving"  # in the scope: what is to be called once the answer has been sent or cut off
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 HEADERS = {
@@ -36,6 +38,8 @@ class Observation:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        leaving: list[Callable[[], None]] = []
+        scope[LEAVING] = leaving
         started = time.perf_counter()
         request_id = secrets.token_hex(8)
         status, answered, replaced = 0, 0.0, False
@@ -67,6 +71,8 @@ class Observation:
                     raise  # the answer is under way; the server cuts it off
                 await unexpected(Request(scope), problem)(scope, receive, watched)
             finally:
+                for leave in leaving:
+                    leave()
                 self._observe(scope, status, (answered or time.perf_counter()) - started)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:

@@ -6,6 +6,7 @@ RequestProblem              the request cannot be served as it is
   Forbidden                 403  the key lacks the scope, or the request comes from a foreign page
   NoSuchConversion          404  never existed, deleted, or somebody else's
   NotReady                  409  there is no result yet, or there will be none
+  ResultLost                410  it was there, and the store has it no more
   UnsupportedMediaType      415
   TooManyRequests           429
 """
@@ -40,6 +41,7 @@ __all__ = [
     "NotReady",
     "Problem",
     "RequestProblem",
+    "ResultLost",
     "TooManyRequests",
     "Unauthenticated",
     "UnsupportedMediaType",
@@ -62,6 +64,7 @@ STATUS: Mapping[str, int] = {
     "Forbidden": 403,
     "NoSuchConversion": 404,
     "NotReady": 409,
+    "ResultLost": 410,
     "UnsupportedMediaType": 415,
     "TooManyRequests": 429,
     "IdempotencyConflict": 422,
@@ -83,12 +86,10 @@ STATUS: Mapping[str, int] = {
     "Bug": 500,
     # what the service stands on
     "ModelLost": 503,
-    "Missing": 503,
     "DiskFull": 503,
-    "StoreDown": 503,
-    "OperationalError": 503,
-    "InterfaceError": 503,
-    "TimeoutError": 503,
+    "ServiceUnavailable": 503,
+    "StoreUnavailable": 503,
+    "DatabaseUnavailable": 503,
 }
 
 PLACES = ("node", "operator", "attribute", "tensor", "field", "remedy")
@@ -139,6 +140,10 @@ class NoSuchConversion(RequestProblem):
 
 class NotReady(RequestProblem):
     """There is no result yet, or there will be none."""
+
+
+class ResultLost(RequestProblem):
+    """There was a result, and the store has it no more as it was."""
 
 
 class UnsupportedMediaType(RequestProblem):
@@ -267,7 +272,7 @@ async def _away(request: Request, problem: Exception) -> JSONResponse:
     """Database or store are away; what they said is for the log, not for strangers."""
     structlog.get_logger().error("cannot serve for now", reason=str(problem)[:500], path=request.url.path)
     what = "store" if isinstance(problem, StoreDown | Missing) else "database"
-    made = problem_of(_kind_of(problem), f"The {what} of the service cannot be used right now.")
+    made = problem_of(f"{what.capitalize()}Unavailable", f"The {what} of the service cannot be used right now.")
     return problem_response(made, request, {"Retry-After": str(RETRY_SECONDS)})
 
 
@@ -304,8 +309,13 @@ def invalid_fields(errors: Iterable[Mapping[str, Any]], place: str | None = None
     found = []
     for each in errors:
         path = ".".join(str(part) for part in each["loc"] if part not in ("query", "path", "header", "body"))
-        found.append(InvalidField(field=".".join(filter(None, (place, path))) or "body", rule=str(each["msg"])))
+        found.append(InvalidField(field=".".join(filter(None, (place, path))) or "body", rule=_words(str(each["msg"]))))
     return found
+
+
+def _words(message: str) -> str:
+    """The message of a rule of ours, without the library's name for it."""
+    return re.sub(r"^(Value|Assertion) error, ", "", message).rstrip(".")
 
 
 async def _disconnected(request: Request, problem: Exception) -> JSONResponse:

@@ -37,6 +37,7 @@ class Retention:
         collected = self._jobs.blobs.collect(self._jobs.blobs.unused())
         with self._jobs.database.writing() as connection:
             connection.execute(tables.idempotency.delete().where(tables.idempotency.c.at < now() - IDEMPOTENCY))
+            connection.execute(tables.submissions.delete().where(tables.submissions.c.at < now() - IDEMPOTENCY))
         forgotten = self._jobs.engine.forget_ended(now() - ENDED_TASKS)
         if removed or collected:
             structlog.get_logger().info("retention", jobs=removed, objects=collected, tasks=forgotten)
@@ -51,15 +52,34 @@ class Retention:
         return removed
 
     def shrink(self) -> int:
-        """Stored objects are within ``keep_bytes`` as far as finished jobs can make room; the oldest go first."""
+        """Stored objects are within ``keep_bytes`` as far as finished jobs can make room.
+
+        They go, the oldest first, from owners who hold more than an equal part of it: nobody's results make way for
+        another's while that other holds more.
+        """
         removed = 0
         while self._jobs.blobs.total() > self._settings.keep_bytes:
-            oldest = self._finished(sa.true(), 1)
+            oldest = self._of_the_heaviest()
             if not oldest:
                 break
             self._jobs.remove(oldest)
             removed += 1
         return removed
+
+    def _of_the_heaviest(self) -> list[str]:
+        """The oldest finished job of whoever holds most and has one, among those above their part."""
+        jobs, uses, blobs = tables.jobs.c, tables.blob_uses.c, tables.blobs.c
+        joined = tables.blob_uses.join(tables.jobs, uses.job_id == jobs.id).join(tables.blobs, uses.key == blobs.key)
+        held = sa.select(jobs.owner, blobs.key, blobs.size).select_from(joined).distinct().subquery()
+        query = sa.select(held.c.owner, sa.func.sum(held.c.size).label("size")).group_by(held.c.owner)
+        with self._jobs.database.reading() as connection:
+            owners = connection.execute(query.order_by(sa.desc("size"))).all()
+        for owner, size in owners:
+            if size * len(owners) <= self._settings.keep_bytes:
+                break
+            if oldest := self._finished(jobs.owner == owner, 1):
+                return oldest
+        return []
 
     def sweep_store(self) -> int:
         """Objects that no table knows are gone; slow, for once a day. How many there were."""

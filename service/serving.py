@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import signal
 import socket
@@ -43,31 +42,19 @@ def serve(settings: Settings, count: int) -> None:
 
 def _serve(settings: Settings, listener: socket.socket) -> None:
     # imported here: the workers start on other cores meanwhile
-    import uvicorn
-
     from service.app import create_app
     from service.context import Context
     from service.metrics import Metrics
+    from service.server import Server
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            gc.freeze()  # else each full collection looks through all modules again and stops every request
-            print(f"zsq serves at http://{host}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+    def announce() -> None:
+        print(f"zsq serves at http://{host}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
 
     context = opened(lambda: Context.open(settings, Metrics()))
-    config = uvicorn.Config(
-        create_app(settings, context),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,  # an event stream would otherwise hold the process for ever
-        timeout_keep_alive=30,  # longer than clients keep an idle connection, who else send into one just closed
-        server_header=False,
-    )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
-        Server(config).run(sockets=[listener])
+        Server(settings, create_app(settings, context), announce).run(sockets=[listener])
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import memory
@@ -53,6 +53,21 @@ class Settings(BaseSettings):
     """Seconds for which ``zsq serve`` waits for a database that does not answer yet."""
     max_upload_bytes: PositiveInt = GIB
     queue_limit: PositiveInt = 2000
+
+    quota_active: NonNegativeInt = 20
+    """Jobs of one key that wait or run at once; of keys made without a number of their own, and 0 is no limit."""
+    quota_per_day: NonNegativeInt = 500
+    quota_stored_bytes: NonNegativeInt = 20 * GIB
+    quota_requests_per_minute: NonNegativeInt = 1200
+    requests_per_key: PositiveInt = 256
+    """Requests of one key under way at once in one process, event streams among them."""
+    streams_per_key: PositiveInt = 100
+    max_connections: PositiveInt = 4096
+    """Open connections of one process; less where the system lets it open fewer files."""
+    connections_per_address: PositiveInt = 256
+    """From one address that is neither this machine nor a trusted proxy."""
+    trusted_proxies: str = "127.0.0.1,::1"
+    """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed, joined by commas."""
 
     worker: bool = True
     """Whether ``zsq serve`` starts a worker beside the API."""

@@ -7,8 +7,9 @@ import hashlib
 import io
 import os
 import uuid
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,15 +19,21 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-__all__ = ["Artefacts", "Missing", "StoreDown", "Stored", "StoredObject"]
+__all__ = ["Artefacts", "Damaged", "Missing", "StoreDown", "Stored", "StoredObject"]
 
 PART = 8 << 20  # S3 parts; two in flight bound the memory of an upload of any size
 BATCH = 1 << 20  # ASGI chunks are 64 KiB; joined to this size the hand-over to obstore costs nothing
 STAGING = "tmp"
+CONTENT = "sha256"
+REMEMBERED = 10_000  # objects whose bytes were read and found to be right; some MiB
 
 
 class Missing(LookupError):
     """There is no such object in the store."""
+
+
+class Damaged(Missing):
+    """The object is there, and its bytes are not those that it is named after."""
 
 
 class StoreDown(OSError):
@@ -52,7 +59,13 @@ class StoredObject:
 
 
 def content_key(sha256: str) -> str:
-    return f"sha256/{sha256[:2]}/{sha256}"
+    return f"{CONTENT}/{sha256[:2]}/{sha256}"
+
+
+def _sha256_of(key: str) -> str | None:
+    """What the bytes of the object must hash to; None for those that are not named after their content."""
+    folder, _, name = key.partition("/")
+    return name.rpartition("/")[2] if folder == CONTENT else None
 
 
 class Artefacts:
@@ -60,6 +73,7 @@ class Artefacts:
 
     def __init__(self, url: str, *, retry_for: float = 10.0) -> None:
         self.url = url
+        self._found_right: OrderedDict[tuple[object, ...], None] = OrderedDict()
         parts = urlparse(url)
         self.folder: Path | None = None
         self._store: LocalStore | S3Store
@@ -177,15 +191,39 @@ class Artefacts:
             return self.put_open(file, key)
 
     def fetch(self, key: str, path: Path) -> None:
-        """``path`` holds the object's bytes."""
+        """``path`` holds the object's bytes; raises Missing, and Damaged if they are not what they were."""
         with path.open("xb") as file:
             for chunk in self.read_chunks(key):
                 file.write(chunk)
 
     def read_chunks(self, key: str) -> Iterator[bytes]:
+        """The object in chunks of about 1 MiB; raises Damaged after the last if they were not what they should be."""
+        digest = hashlib.sha256()
         with _translated(key):
             for chunk in obstore.get(self._store, key).stream(min_chunk_size=BATCH):
-                yield bytes(chunk)
+                piece = bytes(chunk)
+                digest.update(piece)
+                yield piece
+        if _sha256_of(key) not in (None, digest.hexdigest()):
+            raise Damaged(f"The object {key!r} has other bytes than were stored.")
+
+    def is_intact(self, key: str) -> bool:
+        """Whether the object is there with the bytes it is named after; read whole once, and again when it changed."""
+        try:
+            with _translated(key):
+                facts = obstore.head(self._store, key)
+            version = (key, facts["size"], facts["last_modified"], facts["e_tag"])
+            if version in self._found_right:
+                return True
+            for _ in self.read_chunks(key):
+                pass
+        except Missing:
+            return False
+        self._found_right[version] = None
+        while len(self._found_right) > REMEMBERED:
+            with suppress(KeyError):  # another thread was faster
+                self._found_right.popitem(last=False)
+        return True
 
     def exists(self, key: str) -> bool:
         try:

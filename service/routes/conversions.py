@@ -61,6 +61,11 @@ async def job_of(context: Context, job_id: str, owner: str | None) -> Job:
     return job
 
 
+async def one_stream(request: Request, context: FromContext, principal: Reader) -> None:
+    """One more event stream of this sender; raises TooManyRequests, which a stream that has begun could not."""
+    context.enter(request, f"streams of {principal.owner}", context.settings.streams_per_key)
+
+
 VisibleJob = Annotated[Job, Depends(visible_job)]
 
 
@@ -151,6 +156,7 @@ async def get_conversion(
 async def watch(
     job: VisibleJob,
     context: FromContext,
+    _: Annotated[None, Depends(one_stream)],
     last_event_id: Annotated[
         str | None, Header(max_length=40, description="The id of the last event seen; only later ones are sent.")
     ] = None,

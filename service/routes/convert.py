@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from service.access import Converter
 from service.context import Context, FromContext
-from service.downloads import attachment, require_success
+from service.downloads import attachment, require_intact, require_success
 from service.intake import BODY, Wishes, take
 from service.problems import AWAY, failure_problem, problem_response, responses
 from service.records import Job, JobStatus
@@ -27,7 +27,7 @@ PATIENCE = (0.1, 0.1, 0.2, 0.3, 0.5)  # seconds between looks at the job, the la
 AWAY_SECONDS = 60.0
 
 router = APIRouter(
-    prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 409, 413, 415, 422, 429, 500, 503)
+    prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 409, 410, 413, 415, 422, 429, 500, 503)
 )
 
 
@@ -61,6 +61,7 @@ async def convert(
     if job.status is JobStatus.FAILED:
         return problem_response(failure_problem(job.error or {}, job.id), request)
     require_success(job)
+    await require_intact(context, job, *MEMBERS)
     headers = {
         "Content-Disposition": attachment(job.model_name, ".int8.zip"),
         "Content-Location": f"/v1/conversions/{job.id}",

@@ -21,7 +21,7 @@ REPORT_POLICY = (
 """Of the report's page: no script runs there, whatever a model's names contain."""
 
 router = APIRouter(
-    prefix="/v1/conversions", tags=["results"], responses=responses(401, 403, 404, 409, 416, 422, 429, 503)
+    prefix="/v1/conversions", tags=["results"], responses=responses(401, 403, 404, 409, 410, 416, 422, 429, 503)
 )
 Redirect = Annotated[
     bool, Query(description="Answer with a short-lived address of the object store, if the store has such.")

@@ -210,7 +210,7 @@ def test_a_store_that_is_full_or_away_is_said_so(tmp_path: Path) -> None:
         (tmp_path / "artefacts").rename(tmp_path / "elsewhere")
         (tmp_path / "artefacts").write_text("not a folder")
         answer = api.submit(b"x")
-        assert_problem(answer, 503, "StoreDown")
+        assert_problem(answer, 503, "StoreUnavailable")
         assert int(answer.headers["retry-after"]) > 0
         assert str(tmp_path) not in answer.text
         ready = api.get("/readyz")

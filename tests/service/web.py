@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-import uvicorn
 
 from service.app import create_app
+from service.server import Server
 from service.settings import Settings
 
 __all__ = ["PROBLEM", "Api", "served", "told"]
@@ -50,11 +50,7 @@ def served(settings: Settings, key: str | None = None) -> Iterator[Api]:
     """The application answers on a port of loopback until the end of the block."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1, lifespan="on"
-            )
-        )
+        server = Server(settings, create_app(settings), lambda: None, grace=1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started and thread.is_alive():
