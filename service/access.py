@@ -15,7 +15,7 @@ from service.context import Context, context_of
 from service.problems import Forbidden, Unauthenticated
 from service.settings import Settings
 
-__all__ = ["COOKIE", "Admin", "Converter", "Reader", "principal_of_key", "refuse_foreign_pages"]
+__all__ = ["COOKIE", "Admin", "Converter", "Reader", "local_name", "principal_of_key", "refuse_foreign_pages"]
 
 COOKIE = "zsq_key"
 
@@ -59,6 +59,11 @@ Reader = Annotated[Principal, Depends(Requires(Scope.READ))]
 Admin = Annotated[Principal, Depends(Requires(Scope.ADMIN))]
 
 
+async def local_name(request: Request) -> None:
+    """A dependency of routes that need no key: pages under foreign names that lead here do not read them either."""
+    refuse_foreign_names(request, context_of(request).settings)
+
+
 async def principal_of_key(context: Context, request: Request, secret: str) -> Principal:
     """Whose key it is; raises Unauthenticated."""
     key = await context.look(context.keys.find, secret)
@@ -90,6 +95,11 @@ def refuse_foreign_pages(request: Request, settings: Settings) -> None:
             foreign = urlsplit(origin).netloc != request.headers.get("host")
         if foreign:
             raise Forbidden("This request comes from a page of another site.")
+    refuse_foreign_names(request, settings)
+
+
+def refuse_foreign_names(request: Request, settings: Settings) -> None:
+    """Without keys, the service answers to names of this machine alone; raises Forbidden."""
     if settings.auth is None and not settings.requires_keys and not _is_local_name(request, settings):
         raise Forbidden(
             f"This service listens on {settings.host} and does not answer to the name {request.url.hostname}.",

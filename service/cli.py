@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import converter.cli
+import service.hookring
 import service.keyring
 from converter.console import DONE, run
 from converter.options import Method, Precision, Target
@@ -24,6 +25,7 @@ app.command()(converter.cli.inspect)
 app.command()(converter.cli.demo)
 app.callback()(converter.cli.options_of_all)
 app.add_typer(service.keyring.app, name="keys")
+app.add_typer(service.hookring.app, name="webhooks")
 
 StoreUrl = Annotated[str | None, typer.Option(help="file:///FOLDER or s3://BUCKET/PREFIX")]
 NOT_STARTED = 1

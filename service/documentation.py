@@ -18,6 +18,7 @@ __all__ = ["TAGS", "Operation", "complete", "documented"]
 TAGS = [
     {"name": "conversions", "description": "Submit a float model, watch it become INT8, cancel, delete."},
     {"name": "results", "description": "The INT8 model and the report of what it cost."},
+    {"name": "webhooks", "description": "Messages to a server of yours when a conversion ends."},
     {"name": "operations", "description": "Health, readiness and metrics."},
 ]
 

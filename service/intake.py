@@ -11,13 +11,13 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field, StringConstraints
 
 from converter.errors import InvalidOption
+from service.addresses import Refused, check_url
 from service.auth import Principal, Scope
 from service.context import Context
 from service.options import Choices, canonical, read_options
 from service.problems import BadRequest, Forbidden
 from service.records import IdempotencyConflict, Job, NewJob, QueueFull, QuotaExceeded
 from service.uploads import Upload, discard, receive
-from service.webhooks import Refused, check_url
 
 __all__ = ["BODY", "FORM_OVERHEAD", "PRIORITY", "Wishes", "take"]
 

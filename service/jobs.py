@@ -219,6 +219,17 @@ class Jobs:
             rows = connection.execute(query.order_by(tables.deliveries.c.created_at)).all()
         return [Delivery(**{name: row._mapping[name] for name in Delivery.__dataclass_fields__}) for row in rows]
 
+    def all_deliveries(self, owner: str | None, status: str | None, limit: int) -> Sequence[Delivery]:
+        """The webhook messages of an owner, or of all, the newest first; of one status only, if it is given."""
+        query = sa.select(tables.deliveries).order_by(tables.deliveries.c.created_at.desc()).limit(limit)
+        if owner is not None:
+            query = query.where(tables.deliveries.c.owner == owner)
+        if status is not None:
+            query = query.where(tables.deliveries.c.status == status)
+        with self.database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [Delivery(**{name: row._mapping[name] for name in Delivery.__dataclass_fields__}) for row in rows]
+
     def statistics(self) -> Statistics:
         """Queue, workers and storage, counted now."""
         with self.database.reading() as connection:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +17,19 @@ from converter.errors import InvalidOption, Refusal
 
 if TYPE_CHECKING:
     from service.auth import Key, Keys
+    from service.database import Database
     from service.settings import Settings
 
-__all__ = ["app", "settings_of"]
+__all__ = ["app", "opened_database", "settings_of"]
 
 app = typer.Typer(no_args_is_help=True, help="The API keys of a service.")
+
+ELSEWHERE = frozenset({"ZSQ_URL", "ZSQ_API_KEY", "ZSQ_DEBUG", "ZSQ_ZOO", "ZSQ_FENCED_JOBS", "ZSQ_CONTAINER_TEST"})
+"""Variables that other parts read."""
+
+NEAR = (
+    0.8  # of difflib: one or two letters, or a plural; Kubernetes' own ZSQ_SERVICE_HOST and the like are further away
+)
 
 DataDir = Annotated[Path | None, typer.Option(help="Where database and results are kept.")]
 DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///PATH or postgresql://USER@HOST/NAME")]
@@ -89,6 +99,7 @@ def settings_of(**given: Any) -> Settings:
 
     from service.settings import Settings
 
+    _refuse_misspelt(Settings.model_fields)
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as problem:
@@ -99,20 +110,41 @@ def settings_of(**given: Any) -> Settings:
 
 
 @contextlib.contextmanager
-def _keys(data_dir: Path | None, database_url: str | None) -> Iterator[Keys]:
+def opened_database(settings: Settings) -> Iterator[Database]:
+    """The database with its tables; raises Refusal where it does not answer."""
     from sqlalchemy.exc import OperationalError
 
-    from service.auth import Keys
-    from service.database import Database
+    from service.database import Database, SchemaMismatch
 
-    database = Database(settings_of(data_dir=data_dir, database_url=database_url))
+    database = Database(settings)
     try:
         database.migrate()
-        yield Keys(database)
+        yield database
     except OperationalError as problem:
         raise Refusal(f"The database does not answer: {problem.orig}.", remedy="Check --database-url.") from problem
+    except SchemaMismatch as problem:
+        raise Refusal(str(problem)) from problem
     finally:
         database.dispose()
+
+
+@contextlib.contextmanager
+def _keys(data_dir: Path | None, database_url: str | None) -> Iterator[Keys]:
+    from service.auth import Keys
+
+    with opened_database(settings_of(data_dir=data_dir, database_url=database_url)) as database:
+        yield Keys(database)
+
+
+def _refuse_misspelt(known: Iterable[str]) -> None:
+    """No variable is near to the name of a setting without being one: it would be ignored in silence."""
+    names = [f"ZSQ_{name.upper()}" for name in known]
+    for variable in sorted(os.environ):
+        if variable.startswith("ZSQ_") and variable not in names and variable not in ELSEWHERE:
+            for name in difflib.get_close_matches(variable, names, 1, NEAR):
+                raise InvalidOption(
+                    f"The variable {variable} is not a setting.", field=variable, remedy=f"Did you mean {name}?"
+                )
 
 
 def _facts(key: Key) -> dict[str, Any]:

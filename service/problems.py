@@ -38,6 +38,7 @@ __all__ = [
     "Forbidden",
     "InvalidField",
     "NoSuchConversion",
+    "NoSuchDelivery",
     "NotReady",
     "Problem",
     "RequestProblem",
@@ -63,6 +64,7 @@ STATUS: Mapping[str, int] = {
     "Unauthenticated": 401,
     "Forbidden": 403,
     "NoSuchConversion": 404,
+    "NoSuchDelivery": 404,
     "NotReady": 409,
     "ResultLost": 410,
     "UnsupportedMediaType": 415,
@@ -136,6 +138,13 @@ class NoSuchConversion(RequestProblem):
 
     def __init__(self) -> None:
         super().__init__("There is no such conversion.")
+
+
+class NoSuchDelivery(RequestProblem):
+    """There is no such message, or it waits to be sent anyway."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such webhook message that could be sent again.")
 
 
 class NotReady(RequestProblem):

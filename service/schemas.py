@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.records import Delivery as StoredDelivery
 from service.records import Job, JobEvent, JobStatus
 
-__all__ = ["Conversion", "ConversionEvent", "ConversionList", "Delivery", "Failure", "Health", "Links", "UploadedModel"]
+__all__ = [
+    "Conversion",
+    "ConversionEvent",
+    "ConversionList",
+    "Delivery",
+    "Failure",
+    "Health",
+    "Links",
+    "UploadedModel",
+    "WebhookSecret",
+]
 
 STATUS_AFTER = {"started": JobStatus.RUNNING, "progress": JobStatus.RUNNING, "checkpoint": JobStatus.RUNNING}
 
@@ -173,6 +183,7 @@ class Delivery(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str
+    job_id: str = Field(description="The conversion that it tells of.")
     url: str
     status: str
     attempts: int
@@ -185,8 +196,14 @@ class Delivery(BaseModel):
         return cls.model_validate(delivery)
 
 
+class WebhookSecret(BaseModel):
+    """What receivers check signatures with (Standard Webhooks)."""
+
+    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+
+
 class DeliveryList(BaseModel):
-    """The webhook messages of one conversion, oldest first."""
+    """Webhook messages."""
 
     deliveries: list[Delivery]
 

@@ -1,15 +1,9 @@
-"""Messages to the owner's own server when a job ends: Standard Webhooks, to public addresses only, tried for a day."""
+"""Messages to the owner's own server when a job ends: Standard Webhooks, tried for a day, then kept."""
 
 from __future__ import annotations
 
-import base64
-import ipaddress
-import secrets as randomness
-import socket
-import ssl
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import sqlalchemy as sa
@@ -17,94 +11,18 @@ import structlog
 from standardwebhooks.webhooks import Webhook
 
 from service import database as tables
+from service.addresses import PinnedTransport, Refused, check_url
 from service.database import Database, now
 from service.engine import JobEngine, Kind, Task, TaskState
 from service.settings import Settings
+from service.signing import Secrets
 
-__all__ = ["PAUSES", "Deliveries", "PinnedTransport", "Refused", "check_url", "signing_secret"]
+__all__ = ["PAUSES", "Deliveries", "resend"]
 
 PAUSES = (5, 60, 300, 1800, 7200, 18_000, 28_800, 28_800)
 """Seconds between tries: nine tries within about a day; then the message is a dead letter."""
 
 TIMEOUT = 15.0
-PORTS = {"https": 443, "http": 80}
-SECRET_NAME = "webhook"
-
-
-class Refused(Exception):
-    """The service does not send there; the message says why."""
-
-
-def check_url(url: str, settings: Settings) -> None:
-    """A message may be sent there as far as the text shows; names are resolved when it is sent. Raises Refused."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as problem:
-        raise Refused(f"The webhook is not a URL: {problem}.") from problem
-    schemes = ("https", "http") if settings.webhook_allow_http else ("https",)
-    if parts.scheme not in schemes or not parts.hostname:
-        raise Refused(f"The webhook must be {' or '.join(schemes)}://HOST/...")
-    if parts.username is not None or parts.password is not None:
-        raise Refused("The webhook must not carry a user name or password.")
-    try:
-        address = ipaddress.ip_address(parts.hostname)
-    except ValueError:
-        return
-    _check_address(address, settings.webhook_allow_private)
-
-
-def _check_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, allow_private: bool) -> None:
-    inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
-    public = address.is_global and inner.is_global and not inner.is_multicast
-    if not public and not allow_private:
-        raise Refused("The webhook leads to an address that is not public.")
-
-
-class PinnedTransport(httpx2.BaseTransport):
-    """Resolves the name once, refuses unless every address is public, and connects to the address that was checked.
-
-    A name that resolves to something else a moment later (rebinding) makes no difference; certificates are checked
-    against the name.
-    """
-
-    def __init__(self, allow_private: bool = False) -> None:
-        self._allow_private = allow_private
-        self._inner = httpx2.HTTPTransport(verify=ssl.create_default_context(), trust_env=False)  # no proxy either
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        host = request.url.host
-        port = request.url.port or PORTS[request.url.scheme]
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as problem:
-            raise httpx2.ConnectError(f"{host} cannot be resolved: {problem}") from problem
-        addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-        for address in addresses:
-            _check_address(address, self._allow_private)
-        headers = request.headers.copy()  # Host keeps the name
-        extensions = {**request.extensions, "sni_hostname": host}
-        pinned = request.url.copy_with(host=str(addresses[0]))
-        return self._inner.handle_request(
-            httpx2.Request(request.method, pinned, headers=headers, stream=request.stream, extensions=extensions)
-        )
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-def signing_secret(database: Database, settings: Settings) -> str:
-    """The secret that receivers check signatures with: the configured one, or one made once and kept."""
-    if settings.webhook_secret is not None:
-        return settings.webhook_secret
-    query = sa.select(tables.secrets.c.value).where(tables.secrets.c.name == SECRET_NAME)
-    with database.writing() as connection:
-        database.lock_owner(connection, SECRET_NAME)
-        known = connection.execute(query).scalar()
-        if known is None:
-            known = "whsec_" + base64.b64encode(randomness.token_bytes(32)).decode()
-            connection.execute(tables.secrets.insert().values(name=SECRET_NAME, value=known))
-    return str(known)
 
 
 class Deliveries:
@@ -114,7 +32,7 @@ class Deliveries:
         self._database = database
         self._engine = engine
         self._settings = settings
-        self._webhook = Webhook(signing_secret(database, settings))
+        self._secrets = Secrets(database, settings)
 
     def __call__(self, delivery_id: str) -> None:
         with self._database.reading() as connection:
@@ -122,7 +40,7 @@ class Deliveries:
             row = connection.execute(query).one_or_none()
         if row is None or row.status != "pending":
             return
-        problem = self._send(row.url, delivery_id, row.body)
+        problem = self._send(row.url, delivery_id, row.body, row.owner)
         tries = row.attempts + 1
         log = structlog.get_logger().bind(job=row.job_id, delivery=delivery_id, tries=tries)
         values: dict[str, Any] = {"attempts": tries, "last_error": problem, "updated_at": now()}
@@ -160,27 +78,53 @@ class Deliveries:
             lost += 1
         return lost
 
-    def _send(self, url: str, delivery_id: str, body: str) -> str | None:
+    def _send(self, url: str, delivery_id: str, body: str, owner: str) -> str | None:
         """None when the receiver took the message, else why not, in a sentence without anything of its answer."""
         try:
             check_url(url, self._settings)
             with (
                 PinnedTransport(self._settings.webhook_allow_private) as transport,
                 httpx2.Client(transport=transport, timeout=TIMEOUT, follow_redirects=False) as client,
-                client.stream("POST", url, content=body.encode(), headers=self._headers(delivery_id, body)) as answer,
+                client.stream(
+                    "POST", url, content=body.encode(), headers=self._headers(delivery_id, body, owner)
+                ) as answer,
             ):
                 return None if answer.is_success else f"The receiver answered {answer.status_code}."
         except Refused as problem:
             return str(problem)
         except httpx2.TransportError as problem:
-            return f"The receiver cannot be reached: {type(problem).__name__}."
+            return f"The receiver cannot be reached: {_words(problem)}."
+        except Exception:  # a message that cannot be sent is a failed try like others, not one without end
+            structlog.get_logger().exception("a message could not be sent", delivery=delivery_id)
+            return "The service failed at this message; its log says why."
 
-    def _headers(self, delivery_id: str, body: str) -> Mapping[str, str]:
+    def _headers(self, delivery_id: str, body: str, owner: str) -> Mapping[str, str]:
         at = now()
+        signatures = [Webhook(secret).sign(delivery_id, at, body) for secret in self._secrets.of(owner)]
         return {
             "content-type": "application/json",
             "user-agent": "zsq",
             "webhook-id": delivery_id,  # the same at every try, so that a receiver can tell a repetition
             "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": self._webhook.sign(delivery_id, at, body),
+            "webhook-signature": " ".join(signatures),  # by the old secret too for a day after a change
         }
+
+
+def resend(database: Database, engine: JobEngine, delivery_id: str, owner: str | None) -> bool:
+    """The message is tried once more, soon; whether there is such a message that is not waiting anyway."""
+    known = tables.deliveries.c.id == delivery_id
+    if owner is not None:
+        known &= tables.deliveries.c.owner == owner
+    with database.writing() as connection:
+        row = connection.execute(sa.select(tables.deliveries).where(known).with_for_update()).one_or_none()
+        if row is None or row.status == "pending":
+            return False
+        values = {"status": "pending", "updated_at": now()}
+        connection.execute(sa.update(tables.deliveries).where(known).values(**values))
+        engine.enqueue(connection, Task(f"{delivery_id}.{row.attempts + 1}", Kind.DELIVERY, delivery_id))
+    return True
+
+
+def _words(problem: Exception) -> str:
+    """A library's name for what went wrong, as words: connect timeout."""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(problem).__name__).strip()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.access import Admin
+from service.access import Admin, local_name
 from service.context import FromContext
 from service.problems import responses
 from service.readiness import Readiness
@@ -32,6 +32,7 @@ async def health() -> Health:
     "/readyz",
     operation_id="getReadiness",
     summary="The service can do its work",
+    dependencies=[Depends(local_name)],
     response_model=Readiness,
     responses={503: {"model": Readiness, "description": "It cannot, and why."}},
 )

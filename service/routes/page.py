@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import jinja2
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from service import options
-from service.access import COOKIE, principal_of_key, refuse_foreign_pages
+from service.access import COOKIE, local_name, principal_of_key, refuse_foreign_pages
 from service.context import FromContext
 from service.documentation import documented
 from service.problems import NoSuchConversion
@@ -26,7 +26,7 @@ PAGE_POLICY = (
 )
 SESSION_SECONDS = 12 * 3600
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=[Depends(local_name)])
 templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(WEB / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )

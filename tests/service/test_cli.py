@@ -46,6 +46,8 @@ def test_version(zsq: Zsq) -> None:
         (["keys", "revoke", "zsq_00000000"], "There is no key zsq_00000000"),
         (["keys", "list", "--database-url", "postgresql://nobody@127.0.0.1:9/x"], "The database does not answer"),
         (["keys"], "Missing command"),
+        (["webhooks", "secret", "zsq_00000000"], "There is no key zsq_00000000"),
+        (["webhooks", "resend", "msg_0"], "There is no message msg_0"),
     ],
 )
 def test_misuse_is_one_line(zsq: Zsq, arguments: list[str], said: str) -> None:
@@ -78,3 +80,16 @@ def test_a_port_in_use_is_told_before_anything_starts(zsq: Zsq) -> None:
         code, _, errors = zsq("serve", "--port", port)
     assert code == REFUSED
     assert f"127.0.0.1:{port}: Address already in use" in errors
+
+
+def test_a_misspelt_variable_is_told(zsq: Zsq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZSQ_WORKER_CONCURENCY", "2")
+    code, _, errors = zsq("serve")
+    assert code == REFUSED
+    assert "ZSQ_WORKER_CONCURENCY is not a setting. Did you mean ZSQ_WORKER_CONCURRENCY?" in errors
+
+
+def test_a_signing_secret_is_shown_once(zsq: Zsq) -> None:
+    secrets = [json.loads(zsq("webhooks", "secret", "--json")[1])["secret"] for _ in range(2)]
+    assert len(set(secrets)) == 2
+    assert all(secret.startswith("whsec_") for secret in secrets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,16 +11,19 @@ from typing import Any
 import httpx2
 import pytest
 import sqlalchemy as sa
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from service import database as tables
+from service.addresses import PinnedTransport, Refused, check_url
 from service.engine import TaskState
 from service.jobs import Jobs
 from service.records import NewJob
 from service.settings import Settings
-from service.webhooks import PAUSES, Deliveries, PinnedTransport, Refused, check_url, signing_secret
+from service.signing import Secrets
+from service.webhooks import PAUSES, Deliveries, resend
 from tests.service.conftest import Starter
 from tests.service.harness import Service, wait_until
+from tests.service.web import served
 
 
 class Receiver(HTTPServer):
@@ -91,7 +93,7 @@ def test_a_message_can_be_verified(start: Starter, receivers: list[Receiver]) ->
     delivery = with_webhook(service.jobs, receivers[0].url)
     wait_until(lambda: row(service.jobs, delivery).status == "delivered", 20, "the delivery")
     ((headers, body),) = receivers[0].received
-    secret = signing_secret(service.jobs.database, service.settings)
+    [secret] = Secrets(service.jobs.database, service.settings).of("ann")
     content = Webhook(secret).verify(body, headers)
     assert content["type"] == "conversion.cancelled"
     assert headers["webhook-id"] == delivery
@@ -167,6 +169,28 @@ def test_by_default_nothing_is_sent_to_this_machine(start: Starter, receivers: l
         "https://0.0.0.0/",
         "https://224.0.0.1/",
         "https://100.64.0.1/",
+        "https://[64:ff9b::10.0.0.1]/",
+        "https://[64:ff9b::7f00:1]/",
+        "https://[64:ff9b:1::1]/",
+        "https://[64:ff9b:1:fffe::808:808]/",
+        "https://[fec0::1]/",
+        "https://[::10.0.0.1]/",
+        "https://[::8.8.8.8]/",
+        "https://[fe80::1]/",
+        "https://[2001::1]/",
+        "https://[2001:db8::1]/",
+        "https://[3fff::1]/",
+        "https://[5f00::1]/",
+        "https://[100::1]/",
+        "https://[ff02::1]/",
+        "https://[::]/",
+        "https://192.0.0.8/",
+        "https://198.18.0.1/",
+        "https://240.0.0.1/",
+        "https://255.255.255.255/",
+        f"https://{'x' * 70}.org/",
+        "https://exa%20mple.org/",
+        "https://[not-an-address]/",
     ],
 )
 def test_urls_that_are_refused(url: str) -> None:
@@ -177,6 +201,8 @@ def test_urls_that_are_refused(url: str) -> None:
 def test_urls_that_are_taken() -> None:
     check_url("https://example.org/hook?x=1", Settings())
     check_url("https://93.184.216.34:8443/", Settings())
+    check_url("https://[2606:2800:220:1:248:1893:25c8:1946]/", Settings())
+    check_url("https://[64:ff9b::93.184.216.34]/", Settings())
     check_url("http://127.0.0.1:9/", Settings(webhook_allow_http=True, webhook_allow_private=True))
 
 
@@ -210,10 +236,68 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.Mon
         client.post("https://mixed.test/", content=b"x")
 
 
-def test_the_secret_is_made_once(service: Service) -> None:
-    first = signing_secret(service.jobs.database, service.settings)
+def test_the_secret_of_who_asked_for_none_is_made_once(service: Service) -> None:
+    secrets = Secrets(service.jobs.database, service.settings)
+    [first] = secrets.of("ann")
     assert first.startswith("whsec_")
-    assert signing_secret(service.jobs.database, service.settings) == first
+    assert Secrets(service.jobs.database, service.settings).of("ann") == [first]
     chosen = service.settings.model_copy(update={"webhook_secret": "whsec_abcd"})
-    assert signing_secret(service.jobs.database, chosen) == "whsec_abcd"
-    assert json.dumps(first)
+    assert Secrets(service.jobs.database, chosen).of("ann") == ["whsec_abcd"]
+    made = secrets.make("ann")
+    assert Secrets(service.jobs.database, chosen).of("ann") == [made]
+
+
+def test_each_key_has_a_secret_of_its_own_that_changes_without_a_gap(start: Starter, receivers: list[Receiver]) -> None:
+    service = start(**ALLOWED)
+    receivers.append(Receiver(204))
+    secrets = Secrets(service.jobs.database, service.settings)
+    assert secrets.of("ann") == secrets.of("bob")
+    first, of_bob = secrets.make("ann"), secrets.make("bob")
+    assert secrets.of("ann") == [first]
+    second = secrets.make("ann")
+    assert len({first, second, of_bob}) == 3
+    Deliveries(service.jobs.database, service.jobs.engine, service.settings)(
+        with_webhook(service.jobs, receivers[0].url)
+    )
+    ((headers, body),) = receivers[0].received
+    for secret in (first, second):
+        assert Webhook(secret).verify(body, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(of_bob).verify(body, headers)
+
+
+def test_a_secret_made_over_http_is_shown_and_signs(start: Starter) -> None:
+    service = start()
+    with served(service.settings) as api:
+        made = api.post("/v1/webhooks/secret").json()["secret"]
+    assert Secrets(service.jobs.database, service.settings).of("local") == [made]
+
+
+def test_a_message_that_cannot_even_be_tried_ends_as_others_do(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = start()
+    delivery = with_webhook(service.jobs, "https://\u2603.example.org:99999/")  # as an earlier version took it
+    deliveries = Deliveries(service.jobs.database, service.jobs.engine, service.settings)
+    deliveries(delivery)
+    found = row(service.jobs, delivery)
+    assert found.attempts == 1
+    assert "not a URL" in found.last_error
+    assert deliveries.reconcile() == 0
+
+
+def test_dead_letters_are_listed_and_sent_again(start: Starter, receivers: list[Receiver]) -> None:
+    service = start(**ALLOWED)
+    receivers.append(Receiver(500))
+    delivery = with_webhook(service.jobs, receivers[0].url)
+    deliveries = Deliveries(service.jobs.database, service.jobs.engine, service.settings)
+    for _ in range(len(PAUSES) + 1):
+        deliveries(delivery)
+    receivers[0].statuses = [204]
+    with served(service.settings) as api:
+        [dead] = api.get("/v1/webhooks/deliveries", params={"status": "dead"}).json()["deliveries"]
+        assert dead["id"] == delivery
+        assert dead["last_error"] == "The receiver answered 500."
+        assert api.post(f"/v1/webhooks/deliveries/{delivery}/resend").status_code == 202
+        assert api.post(f"/v1/webhooks/deliveries/{delivery}/resend").status_code == 404, "it waits already"
+    assert not resend(service.jobs.database, service.jobs.engine, delivery, "bob"), "ann's"
+    service.worker()
+    wait_until(lambda: row(service.jobs, delivery).status == "delivered", 30, "the delivery")
