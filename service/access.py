@@ -15,7 +15,7 @@ from service.context import Context, context_of
 from service.problems import Forbidden, Unauthenticated
 from service.settings import Settings
 
-__all__ = ["COOKIE", "Admin", "Converter", "Reader", "local_name", "principal_of_key", "refuse_foreign_pages"]
+__all__ = ["COOKIE", "Converter", "Reader", "Scraper", "local_name", "principal_of_key", "refuse_foreign_pages"]
 
 COOKIE = "zsq_key"
 
@@ -56,7 +56,7 @@ class Requires:
 
 Converter = Annotated[Principal, Depends(Requires(Scope.CONVERT))]
 Reader = Annotated[Principal, Depends(Requires(Scope.READ))]
-Admin = Annotated[Principal, Depends(Requires(Scope.ADMIN))]
+Scraper = Annotated[Principal, Depends(Requires(Scope.METRICS))]
 
 
 async def local_name(request: Request) -> None:
@@ -70,6 +70,7 @@ async def principal_of_key(context: Context, request: Request, secret: str) -> P
     if key is None:
         address = request.client.host if request.client else ""
         structlog.get_logger().warning("wrong key", client=address, prefix=shown_part(secret), path=request.url.path)
+        context.metrics.wrong_keys.inc()
         context.rates.count_wrong_key(address)
         raise Unauthenticated("This API key does not work: it is unknown or was revoked.")
     return key.principal(default_allowance(context.settings))

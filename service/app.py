@@ -48,6 +48,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
         metrics.watch(context.jobs)
         app.state.context = context
         app.state.prober = Prober(context)
+        app.state.draining = False
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import database as tables
+from service import tally
 from service.database import now
 from service.engine import Kind, Task, TaskState
 from service.jobs import Jobs, add_event, notify
@@ -61,6 +62,7 @@ class Attempts:
             values = {"status": JobStatus.RUNNING, "attempt": number, "strikes": row.strikes + 1}
             values |= {"worker": self.worker_id, "started_at": row.started_at or now(), "seconds_left": None}
             self._update(connection, row.id, row.attempt, values)
+            tally.add(connection, {("attempts", ""): 1})
             add_event(connection, job_id, "started", {"attempt": number, "resumed": sorted(row.checkpoints)})
             query = sa.select(*JOB, tables.jobs.c.checkpoints).where(tables.jobs.c.id == job_id)
             current = connection.execute(query).one()
@@ -133,6 +135,7 @@ class Attempts:
             values = {"status": JobStatus.QUEUED, "worker": None, "revision": tables.jobs.c.revision + 1}
             if connection.execute(sa.update(tables.jobs).where(condition).values(**values)).rowcount:
                 add_event(connection, job_id, "interrupted", {"reason": "the worker was lost"})
+                tally.add(connection, {("takeovers", ""): 1})
 
     def reconcile(self) -> int:
         """Every job that should run is known to the engine; how many were not and have been enqueued again."""
@@ -162,6 +165,7 @@ class Attempts:
         self._update(connection, job_id, number, {**values, "status": status, "finished_at": now(), "worker": None})
         row = connection.execute(sa.select(tables.jobs).where(tables.jobs.c.id == job_id)).one()
         add_event(connection, job_id, status, {"error": row.error} if row.error else {})
+        tally.add(connection, tally.of_ended(connection, row))
         notify(connection, self.jobs.engine, job_id, row.owner, row.webhook, status)
 
     def _update(self, connection: sa.Connection, job_id: str, number: int, values: Mapping[str, Any]) -> None:

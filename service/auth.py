@@ -22,10 +22,11 @@ __all__ = ["LOCAL", "Allowance", "CreatedKey", "Key", "Keys", "Principal", "Scop
 
 
 class Scope(StrEnum):
-    """What a key may do; ``admin`` includes the others and sees the jobs of all."""
+    """What a key may do; ``admin`` includes the others and sees the jobs of all, ``metrics`` reads counts alone."""
 
     CONVERT = "convert"
     READ = "read"
+    METRICS = "metrics"
     ADMIN = "admin"
 
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from service import database as tables
+from service import tally
 from service.blobs import Blobs
 from service.database import Database, now
 from service.engine import JobEngine, Kind, Task
@@ -121,6 +122,7 @@ class Jobs:
                 for name, key in reused.artefacts.items():
                     self.blobs.use(connection, row["id"], key, reused.sizes[name])
                 add_event(connection, row["id"], "succeeded", {"reused_from": reused.id})
+                tally.add(connection, {("conversions", "reused"): 1})
                 notify(connection, self.engine, row["id"], new.owner, new.webhook, JobStatus.SUCCEEDED)
             return _one(connection, tables.jobs.c.id == row["id"])
 
@@ -187,6 +189,7 @@ class Jobs:
             values = {"status": JobStatus.CANCELLED, "finished_at": now(), "revision": row.revision + 1}
             connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(**values))
             add_event(connection, job_id, "cancelled", {})
+            tally.add(connection, {("conversions", "cancelled"): 1})
             notify(connection, self.engine, job_id, row.owner, row.webhook, JobStatus.CANCELLED)
             job = _one(connection, tables.jobs.c.id == job_id)
         if row.status == JobStatus.QUEUED:  # a running one ends by itself when its worker notices

@@ -40,7 +40,7 @@ def create(
     name: Annotated[str, typer.Argument(help="Whose key it is, for your own eyes.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="convert, read or admin (sees the jobs of all); repeatable.  [default: convert and read]"),
+        typer.Option(help="convert, read, metrics or admin (sees all jobs); repeatable.  [default: convert and read]"),
     ] = None,
     active: Annotated[int | None, typer.Option(min=0, help="Most jobs at once; 0: no limit.")] = None,
     per_day: Annotated[int | None, typer.Option(min=0, help="Most jobs a day; 0: no limit.")] = None,

@@ -33,12 +33,15 @@ class LiveWorker(BaseModel):
     id: str
     concurrency: int
     isolation: dict[str, Any]
+    version: str | None = Field(default=None, description="Of zsq; other than here during an upgrade.")
+    draining: bool = Field(default=False, description="Whether it finishes what it has and takes no more.")
 
 
 class Readiness(BaseModel):
-    """``ready`` only if every required check is ok."""
+    """``ready`` only if every required check is ok; ``draining`` once the process was told to end."""
 
     status: str = Field(examples=["ready"])
+    message: str | None = Field(description="What keeps the service from its work, in a sentence.")
     checks: dict[str, Check]
     workers: list[LiveWorker]
     queued: int | None
@@ -68,19 +71,29 @@ class Prober:
             _tried("took, gave back and removed an object", jobs.artefacts.probe),
         )
         workers = [] if known is None else list(known.workers)
+        taking = sum(not each.draining for each in workers)
         alive = Check(
-            ok=bool(workers),
+            ok=taking > 0,
             required=self._context.settings.worker,
-            detail=f"{len(workers)} alive" if workers else "no worker was heard of in the last seconds",
+            detail=f"{taking} take jobs" if taking else "no worker that takes jobs was heard of in the last seconds",
             seconds=0.0,
         )
         checks = {"database": database, "store": store, "worker": alive}
         ready = all(check.ok or not check.required for check in checks.values())
+        wrong = [f"{name}: {check.detail}" for name, check in checks.items() if not check.ok]
         return Readiness(
             status="ready" if ready else "unready",
+            message=f"{'; '.join(wrong)}." if wrong else None,
             checks=checks,
             workers=[
-                LiveWorker(id=each.id, concurrency=each.concurrency, isolation=each.isolation) for each in workers
+                LiveWorker(
+                    id=each.id,
+                    concurrency=each.concurrency,
+                    isolation=each.isolation,
+                    version=each.version,
+                    draining=each.draining,
+                )
+                for each in workers
             ],
             queued=None if known is None else known.queued,
             running=None if known is None else known.running,

@@ -36,11 +36,11 @@ def serve(settings: Settings, count: int) -> None:
     check_folder(settings)
     with listening(settings.host, settings.port) as listener:
         await_database(settings)
-        with workers(settings, count):
-            _serve(settings, listener)
+        with workers(settings, count) as ending:
+            _serve(settings, listener, ending)
 
 
-def _serve(settings: Settings, listener: socket.socket) -> None:
+def _serve(settings: Settings, listener: socket.socket, ending: threading.Event) -> None:
     # imported here: the workers start on other cores meanwhile
     from service.app import create_app
     from service.context import Context
@@ -54,7 +54,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
 
     context = opened(lambda: Context.open(settings, Metrics()))
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended in order
-        Server(settings, create_app(settings, context), announce).run(sockets=[listener])
+        Server(settings, create_app(settings, context), announce, ending.set).run(sockets=[listener])
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -93,14 +93,17 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def workers(settings: Settings, count: int) -> Iterator[None]:
-    """That many workers run beside this process and are started again if they die; none is left afterwards."""
+def workers(settings: Settings, count: int) -> Iterator[threading.Event]:
+    """That many workers run beside this process and are started again if they die; none is left afterwards.
+
+    Setting the event ends them before: they finish or hand back their jobs meanwhile.
+    """
     ending = threading.Event()
     keepers = [threading.Thread(target=_keep, args=(settings, ending), name=f"worker-{n}") for n in range(count)]
     for keeper in keepers:
         keeper.start()
     try:
-        yield
+        yield ending
     finally:
         ending.set()
         for keeper in keepers:

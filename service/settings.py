@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """None: keys are asked for unless ``host`` is a loopback address."""
     startup_wait: float = Field(default=60.0, ge=0)
     """Seconds for which ``zsq serve`` waits for a database that does not answer yet."""
+    drain_wait: float = Field(default=5.0, ge=0)
+    """Seconds for which an API told to end by SIGTERM still serves, and says that it is not ready."""
     max_upload_bytes: PositiveInt = GIB
     queue_limit: PositiveInt = 2000
 
@@ -72,7 +74,7 @@ class Settings(BaseSettings):
     worker: bool = True
     """Whether ``zsq serve`` starts a worker beside the API."""
     worker_concurrency: PositiveInt = 1
-    worker_grace: float = Field(default=30.0, ge=0)
+    worker_grace: float = Field(default=20.0, ge=0)
     """How long a worker that was asked to end lets running jobs finish before it hands them back."""
     job_time_limit: PositiveFloat = 3600.0
     job_memory_limit: PositiveInt = Field(default_factory=_default_memory_limit)

@@ -11,6 +11,7 @@ import structlog
 from standardwebhooks.webhooks import Webhook
 
 from service import database as tables
+from service import tally
 from service.addresses import PinnedTransport, Refused, check_url
 from service.database import Database, now
 from service.engine import JobEngine, Kind, Task, TaskState
@@ -54,7 +55,8 @@ class Deliveries:
                 self._engine.enqueue(connection, again)
             # a twin of this call, after a takeover, finds the number of tries changed and changes nothing
             same = (tables.deliveries.c.id == delivery_id) & (tables.deliveries.c.attempts == row.attempts)
-            connection.execute(sa.update(tables.deliveries).where(same).values(**values))
+            if connection.execute(sa.update(tables.deliveries).where(same).values(**values)).rowcount:
+                tally.add(connection, {("webhook_tries", values.get("status", "failed")): 1})
         log.info("webhook sent" if problem is None else "webhook failed", reason=problem, status=values.get("status"))
 
     def reconcile(self) -> int:

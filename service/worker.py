@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
 import psutil
@@ -42,8 +43,9 @@ HEARTBEAT_SECONDS = 4.0
 HOUSEKEEPING_SECONDS = 60.0
 STORE_SWEEP_SECONDS = 24 * 3600.0
 ORPHANED_AFTER = 10.0  # a task the engine says we run, and we do not, is queued again after so long
-HAND_BACK_SECONDS = 10.0
+HAND_BACK_SECONDS = 4.0  # with the grace of 20 s before, all is done in the 25 s that orchestrators are told to wait
 FENCED = "ZSQ_FENCED_JOBS"
+VERSION = version("zsq")
 
 
 def run_worker(settings: Settings, command: Sequence[str] = COMMAND) -> None:
@@ -65,6 +67,7 @@ class Worker:
         self._command = command
         self._ending, self._hurry = _signals()
         self._gone = threading.Event()
+        self._draining = False
         self._orphans: dict[str, float] = {}  # by task, since when
         self._next_store_sweep = time.monotonic() + HOUSEKEEPING_SECONDS
         self._log = structlog.get_logger().bind(worker=self.id)
@@ -105,6 +108,9 @@ class Worker:
     def _leave(self) -> NoReturn:
         """Running jobs have finished within the grace period, or wait in the queue again for others."""
         self._log.info("worker ends", running=len(self._conversions.active))
+        self._draining = True
+        with contextlib.suppress(sa.exc.SQLAlchemyError):
+            self._say_alive()
         stopping = threading.Thread(target=self._engine.stop, args=(self.settings.worker_grace,), daemon=True)
         stopping.start()
         deadline = time.monotonic() + self.settings.worker_grace
@@ -161,10 +167,13 @@ class Worker:
             "isolation": self._level.facts(),
             "started_at": now(),
             "seen_at": now(),
+            "version": VERSION,
+            "draining": self._draining,
         }
         statement = insert(tables.workers).values(**row)
+        fresh = {name: row[name] for name in ("seen_at", "draining")}
         with self._jobs.database.writing() as connection:
-            again = statement.on_conflict_do_update(index_elements=["id"], set_={"seen_at": row["seen_at"]})
+            again = statement.on_conflict_do_update(index_elements=["id"], set_=fresh)
             connection.execute(again)
 
     def _bury_the_dead(self) -> None:

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.access import Admin, local_name
+from service.access import Scraper, local_name
 from service.context import FromContext
 from service.problems import responses
 from service.readiness import Readiness
@@ -39,6 +39,8 @@ async def health() -> Health:
 async def readiness(request: Request) -> Response:
     """The database is asked, the store is written to, a worker must have been heard of; and how it is confined."""
     found: Readiness = await request.app.state.prober()
+    if request.app.state.draining:
+        found = found.model_copy(update={"status": "draining", "message": "This process was told to end."})
     status = 200 if found.status == "ready" else 503
     return JSONResponse(found.model_dump(mode="json"), status, {"Cache-Control": "no-store"})
 
@@ -50,6 +52,6 @@ async def readiness(request: Request) -> Response:
     response_class=PlainTextResponse,
     responses=responses(401, 403, 429, 503),
 )
-async def metrics(context: FromContext, _: Admin) -> Response:
+async def metrics(context: FromContext, _: Scraper) -> Response:
     """Queue, workers, conversions by outcome, stages, memory and bytes; requests of this process."""
     return Response(await run_in_threadpool(context.metrics.render), media_type=CONTENT_TYPE_LATEST)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from service.auth import Keys, Scope
 from service.settings import Settings
 from tests.service.conftest import Starter
 from tests.service.harness import ROOT, wait_until
+from tests.service.running import READY_WITHIN, serving, until
 from tests.service.web import served, told
 
 LIGHT = """
@@ -104,8 +108,48 @@ def test_metrics_tell_of_queue_conversions_and_requests(start: Starter, database
         }.items():
             assert value(after.text, name) == expected, name
         assert value(after.text, "zsq_uploaded_bytes_total") > 0
+        assert value(after.text, "zsq_attempts_total ") == 2
+        assert value(after.text, "zsq_build_info") == 1
+        assert value(after.text, "zsq_disk_free_bytes ") > 0
         again = api.get("/metrics").text
         assert value(again, "zsq_conversions_total") == value(after.text, "zsq_conversions_total")
+    with served(service.settings) as other:  # another process, or this one started anew
+        assert value(other.get("/metrics").text, "zsq_conversions_total") == value(after.text, "zsq_conversions_total")
+
+
+def test_a_key_for_counts_reads_counts_alone(start: Starter) -> None:
+    service = start(auth=True)
+    made = Keys(service.jobs.database).create("prometheus", [Scope.METRICS])
+    with served(service.settings, made.secret) as api:
+        assert api.get("/metrics").status_code == 200
+        assert api.get("/v1/conversions").status_code == 403
+        assert api.get("/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert value(api.get("/metrics").text, "zsq_wrong_keys_total ") == 1
+
+
+def test_told_to_end_it_says_so_first_and_serves_on(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, url):
+        until(lambda: httpx2.get(f"{url}readyz", trust_env=False).status_code == 200)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: httpx2.get(f"{url}readyz", trust_env=False).json()["status"] == "draining")
+        assert httpx2.get(f"{url}v1/conversions", trust_env=False).status_code == 200
+        assert process.wait(READY_WITHIN) == 0
+
+
+def test_a_draining_worker_is_no_reason_to_be_ready(start: Starter) -> None:
+    service = start(worker_grace=60)
+    worker = service.worker()
+    job = service.submit(seconds=600)
+    service.wait_running(job)
+    with served(service.settings) as api:
+        wait_until(lambda: api.get("/readyz").status_code == 200, 30, "readiness")
+        worker.send_signal(signal.SIGTERM)
+        wait_until(lambda: api.get("/readyz").status_code == 503, 30, "its end")
+        said = api.get("/readyz").json()
+        assert said["message"] == "worker: no worker that takes jobs was heard of in the last seconds."
+        assert said["workers"][0]["draining"]
+        worker.send_signal(signal.SIGTERM)
+        wait_until(lambda: service.job(job).status == "queued", 30, "the job handed back")
 
 
 def test_logs_are_json_with_the_job_and_without_health_checks(
