@@ -14,7 +14,7 @@ from converter.findings import StepTaken
 from converter.graph import Graph, attribute, multiply_adds
 from converter.inputs.plans import Feeds, tensors
 from converter.inputs.sizes import sizes
-from converter.options import Method, Options, Precision, Step, Target
+from converter.options import Effort, Method, Options, Precision, Step, Target
 from converter.process_memory import return_freed_memory
 from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
 from converter.quantization.block_reconstruction import affordable_steps, reconstruct_blocks
@@ -108,7 +108,7 @@ def optimize(
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
     settings = Settings(
-        Step.ROUNDING not in options.skip,
+        Step.ROUNDING not in options.skip and not _hurried(options),
         Step.BIAS_CORRECTION not in options.skip,
         saturating=options.target is Target.X64,
     )
@@ -142,7 +142,7 @@ def optimize(
     rounded_model = apply_correction(model, correction)
     with attempts.optional("channels-last", "Keeping channels last"):
         rounded_model, plan = keep_channels_last(rounded_model, plan)
-    steps = _steps_taken(options, equalized, placement, everything, harm, correction)
+    steps = _steps_taken(options, equalized, placement, everything, harm, correction, settings.compensate)
     failed = {each.step: each.as_step() for each in attempts.left_out}
     steps = [failed.pop(each.name, each) for each in [*steps, *widths.steps]]
     steps += failed.values()
@@ -156,6 +156,7 @@ def _steps_taken(
     everything: Placement,
     harm: Mapping[str, float],
     correction: Correction,
+    compensated: bool,
 ) -> list[StepTaken]:
     """The report's list of steps, each with the effect that was measured while it was taken."""
     taken = []
@@ -187,8 +188,10 @@ def _steps_taken(
     for step, applied, words in (
         (
             Step.ROUNDING,
-            Step.ROUNDING not in options.skip,
-            "Weights rounded so that errors compensate within each layer.",
+            compensated,
+            "Weights rounded so that errors compensate within each layer."
+            if compensated
+            else "Weights rounded to nearest.",
         ),
         (
             Step.BIAS_CORRECTION,
@@ -208,6 +211,11 @@ def _steps_taken(
             )
         )
     return taken
+
+
+def _hurried(options: Options) -> bool:
+    """Whether weights are rounded to nearest to save the time of anything better, which 8 bits alone can do without."""
+    return options.effort is Effort.FAST and options.precision is Precision.INT8
 
 
 def _damage(placement: Placement, harm: Mapping[str, float]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from converter.checkpoints import Checkpoints, Saved
 from converter.inputs.calibration_data import CalibrationData
 from converter.inputs.task import Task
-from converter.options import Method, Options
+from converter.options import Effort, Method, Options
 from converter.progress import Reporter, Stage
 from converter.scores import find_scores
 from converter.synthesis import Problem, Synthesis, synthesize
@@ -18,6 +18,8 @@ __all__ = ["make_samples"]
 
 SHARE = 0.4  # of the time budget that synthesis may take
 PROGRESS = {Method.AUTO: "moving samples towards classes", Method.NOISE: "drawing noise"}
+MORE = {Effort.FAST: 1, Effort.NORMAL: 1, Effort.BEST: 4}  # times the samples that were asked for
+MOST_SAMPLES = 4096
 PATIENCE = 20.0  # times its share before the clock ends synthesis, which only a hopelessly slow machine reaches
 
 
@@ -44,7 +46,8 @@ def make_samples(
         time.monotonic() + PATIENCE * seconds,
         lambda share: reporter(Stage.SYNTHESIS, share, PROGRESS.get(options.method, "matching statistics")),
     )
-    made = synthesize(problem, options.method, options.samples, options.seed, own)
+    count = min(options.samples * MORE[options.effort], MOST_SAMPLES)
+    made = synthesize(problem, options.method, count, options.seed, own, options.effort)
     checkpoints.save(Stage.SYNTHESIS, _saved(made))
     return made
 

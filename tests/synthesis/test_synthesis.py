@@ -15,6 +15,7 @@ from converter.inputs.description import describe_task
 from converter.inputs.task import Task
 from converter.normalization import normalize
 from converter.options import Method, Options
+from converter.pipeline import convert
 from converter.progress import Reporter
 from converter.reconstruction import reconstruct
 from converter.synthesis import Synthesis, batches
@@ -153,3 +154,17 @@ def test_every_method_gives_samples_that_fit(method: Method, digits: Digits) -> 
         assert raw.dtype == np.float32
         assert np.isfinite(raw).all()
     assert 0 <= made.seconds <= time.monotonic() - started
+
+
+def test_effort_decides_steps_and_samples() -> None:
+    fast, normal, best = (samples_of(classifier(), effort=each) for each in ("fast", "normal", "best"))
+    assert [each.count for each in (fast, normal, best)] == [24, 24, 96]
+    assert fast.steps == 0 < normal.steps < best.steps
+    assert not fast.loss
+
+
+def test_weights_are_compensated_unless_in_a_hurry() -> None:
+    for effort, compensated in (("fast", False), ("normal", True)):
+        made = convert(classifier(), Options.from_dict({"samples": 8, "time_budget": 5, "effort": effort}))
+        rounding = next(each for each in made.report.quantization.steps if each.name == "rounding")
+        assert rounding.applied is compensated
