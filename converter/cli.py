@@ -168,9 +168,9 @@ def convert(
 def inspect(model: Model, as_json: AsJson = False) -> int:
     """Show what is in a model, what would be quantized, and what would be refused and why."""
     source = existing_model(model)
-    from converter.inspection import examine
+    from converter.inspection import inspect as inspect_model
 
-    inspection = examine(source)
+    inspection = inspect_model(source)
     if as_json:
         emit({"event": "inspection", **inspection.to_dict()})
     else:

@@ -12,12 +12,15 @@ from onnx import ModelProto
 from converter.admission import ModelFacts, admit
 from converter.errors import Refusal
 from converter.graph import Graph, opset, walk
+from converter.inputs.description import describe_task
+from converter.inputs.plans import ADJUSTABLE, InputPlan
 from converter.normalization import Change, normalize
 from converter.operators import select
+from converter.options import Options
 from converter.quantization.placement import candidates, place
 from converter.reconstruction import reconstruct
 
-__all__ = ["Inspection", "NodePlan", "examine"]
+__all__ = ["Inspection", "NodePlan", "inspect"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class NodePlan:
 
 @dataclass(frozen=True)
 class Inspection:
-    """``refusals`` are what a conversion would be refused for, as in an error's facts; without any it would begin.
+    """What is in a model, what each input is taken for, which nodes would run on integers, and what stands against it.
 
+    ``refusals`` are what a conversion would be refused for, as in an error's facts; without any it would begin.
     Which nodes run on integers is what the graph alone decides; a conversion may leave more in float where it measures
     that this is better.
     """
@@ -43,6 +47,7 @@ class Inspection:
     changes: tuple[Change, ...]
     nodes: tuple[NodePlan, ...]
     refusals: tuple[Mapping[str, str], ...]
+    inputs: tuple[InputPlan, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """The inspection as plain JSON values."""
@@ -50,6 +55,7 @@ class Inspection:
             "model": self.facts.to_dict(),
             "notes": list(self.notes),
             "changes": [asdict(change) for change in self.changes],
+            "inputs": [_input_facts(plan) for plan in self.inputs],
             "nodes": [asdict(node) for node in self.nodes],
             "refusals": [dict(refusal) for refusal in self.refusals],
         }
@@ -58,24 +64,45 @@ class Inspection:
         return "\n".join([*_head(self), "", *_table(self.nodes), "", *_tail(self)])
 
 
-def examine(source: Path) -> Inspection:
-    """What is in the model and what would become of it; raises Refusal if not even that can be said."""
+def inspect(source: str | Path | bytes | ModelProto, options: Options | None = None) -> Inspection:
+    """What is in the model and what would become of it with the options; raises Refusal if not even that can be said.
+
+    Takes seconds: the float network is rebuilt and runs, to find out how its inputs are scaled.
+    """
+    options = options or Options()
     admitted = admit(source)
     refusals = _refusals(admitted.model)
     if refusals:
         return Inspection(admitted.facts, admitted.notes, (), (), refusals)
     normalized = normalize(admitted.model)
     graph = Graph(normalized.model)
-    able, placement = candidates(graph), place(graph, {})
-    plans = []
+    try:
+        task = describe_task(admitted.model, normalized, reconstruct(normalized.model), options)
+    except Refusal as problem:
+        return Inspection(admitted.facts, admitted.notes, tuple(normalized.changes), (), (problem.facts(),))
+    able, placement = candidates(graph), place(graph, task.excluded)
+    nodes = []
     for node in graph.nodes:
         integer = node.name in placement.nodes
         why = placement.kept_float.get(node.name, "there is no integer kernel for it")
-        plans.append(NodePlan(node.name, node.op_type, integer, None if integer else why))
+        nodes.append(NodePlan(node.name, node.op_type, integer, None if integer else why))
     if not able:
         nothing = {"kind": "UnsupportedModel", "message": "Nothing in this model has an integer kernel."}
         refusals = ({**nothing, "remedy": "There is nothing to gain; use the FP32 model."},)
-    return Inspection(admitted.facts, admitted.notes, tuple(normalized.changes), tuple(plans), refusals)
+    return Inspection(admitted.facts, admitted.notes, tuple(normalized.changes), tuple(nodes), refusals, task.plans)
+
+
+def _input_facts(plan: InputPlan) -> dict[str, object]:
+    """An input as plain JSON values: what it is taken for, and every scale that was tried with its misfit."""
+    return {
+        "name": plan.name,
+        "kind": str(plan.kind),
+        "type": str(plan.dtype),
+        "shape": list(plan.shape),
+        "scaled": [each.name for each in (plan.scaling, *plan.rivals)],
+        "why": plan.reason,
+        "hypotheses": [{"name": each.name, "misfit": each.score} for each in plan.considered],
+    }
 
 
 def _refusals(model: ModelProto) -> tuple[Mapping[str, str], ...]:
@@ -104,11 +131,20 @@ def _head(inspection: Inspection) -> list[str]:
     return [
         f"opset {facts.opset}, IR {facts.ir_version}, {facts.nodes} nodes, {facts.parameters:,} parameters, "
         f"{facts.file_bytes / 1e6:.2f} MB{made_by}",
-        *(f"input   {value}" for value in facts.inputs),
+        *(f"input   {value}{_taken_for(value.name, inspection.inputs)}" for value in facts.inputs),
         *(f"output  {value}" for value in facts.outputs),
         *(f"note    {note}" for note in inspection.notes),
         *(f"change  {change.sentence}" for change in inspection.changes),
     ]
+
+
+def _taken_for(name: str, plans: tuple[InputPlan, ...]) -> str:
+    for plan in plans:
+        if plan.name == name:
+            scales = " or ".join(each.name for each in (plan.scaling, *plan.rivals))
+            scaled = f", scaled {scales}" if plan.kind in ADJUSTABLE else ""
+            return f"  taken for {plan.kind}{scaled}"
+    return ""
 
 
 def _table(nodes: tuple[NodePlan, ...]) -> list[str]:

@@ -20,10 +20,12 @@ from converter.files import write_whole
 from converter.inputs.calibration_data import Calibration, prepared_data, read_data
 from converter.inputs.description import describe_task
 from converter.inputs.own_data import find_data
+from converter.inputs.plans import InputPlan
 from converter.normalization import normalize
 from converter.options import RANGELESS, Options, Precision
 from converter.process_memory import return_freed_memory
 from converter.progress import Listener, Reporter, Stage, silent
+from converter.quantization.calibration import SampleReader
 from converter.quantization.int4_packing import raise_opset
 from converter.quantization.stage import Integers, make_integers
 from converter.reconstruction import reconstruct
@@ -31,7 +33,7 @@ from converter.report import Report
 from converter.report.assembly import Facts, assemble_report
 from converter.synthesis.stage import make_samples
 
-__all__ = ["Result", "convert"]
+__all__ = ["Result", "convert", "samples"]
 
 Source = str | Path | bytes | ModelProto
 
@@ -42,6 +44,7 @@ class Result:
 
     model: ModelProto
     report: Report
+    inputs: tuple[InputPlan, ...] = ()  # what each input was taken for
 
     def save(self, path: str | Path) -> None:
         """The model is at ``path``, whole or not at all; raises OutputNotWritable."""
@@ -101,16 +104,33 @@ def convert(
             data = find_data(admitted.model, task.plans, options.validation, kinds=options.outputs)
             kept = kept.of(task.model, options, own.digest if own else "")
         with clock.stage(Stage.SYNTHESIS, f"making {'' if own else 'calibration '}data ({options.method})"):
-            samples = make_samples(task, options, clock.reporter, kept, own)
+            made = make_samples(task, options, clock.reporter, kept, own)
         with clock.stage(Stage.OPTIMIZATION, "deciding ranges, rounding and precision"):
-            integers: Integers = make_integers(task, samples, options, clock.reporter, kept)
+            integers: Integers = make_integers(task, made, options, clock.reporter, kept)
         with clock.stage(Stage.FIDELITY, "measuring INT8 against FP32"):
-            measured = measure(admitted.model, task, samples, integers, options, data)
+            measured = measure(admitted.model, task, made, integers, options, data)
         with clock.stage(Stage.REPORT, "writing the report"):
             facts = Facts(source, started, clock.stages, admitted, normalized)
-            report = assemble_report(facts, task, samples, integers, measured, options)
+            report = assemble_report(facts, task, made, integers, measured, options)
     clock.reporter(Stage.REPORT, 1.0, "done")
-    return Result(integers.model, report)
+    return Result(integers.model, report, task.plans)
+
+
+def samples(
+    source: Source, options: Options | None = None, progress: Listener = silent, batch: int = 8
+) -> SampleReader:
+    """The synthesized data that ``convert`` would calibrate with, as onnxruntime's CalibrationDataReader.
+
+    Each batch holds network inputs by name, at most ``batch`` samples of them; ``rewind`` starts over. Raises
+    ConversionError.
+    """
+    options, reporter = options or Options(), Reporter(progress)
+    with one_thread_each(options.threads):
+        admitted = admit(source)
+        normalized = normalize(admitted.model)
+        task = describe_task(admitted.model, normalized, reconstruct(normalized.model), options)
+        made = make_samples(task, options, reporter, Checkpoints(None))
+    return SampleReader(lambda: made.feeds(batch))
 
 
 def _folder(checkpoints: str | Path | None) -> Path | None:

@@ -9,7 +9,8 @@ import numpy as np
 from onnx import ModelProto
 
 from converter.admission.loading import load
-from converter.inputs.plans import InputKind, InputPlan, assemble, draw
+from converter.inputs.drawing import draw_inputs
+from converter.inputs.plans import InputKind, InputPlan, assemble
 from converter.sessions import Array
 
 __all__ = ["with_honest_batch"]
@@ -30,7 +31,10 @@ def with_honest_batch(model: ModelProto, plans: tuple[InputPlan, ...]) -> tuple[
     if any(plan.kind is InputKind.STATE for plan in plans):
         return plans
     generator = np.random.default_rng(SEED)
-    raw = {plan.name: draw(plan, 2, generator) for plan in plans}
+    raw = draw_inputs(plans, 2, generator)
+    for plan in plans:
+        if plan.batch_axis is None:  # whoever goes through at once shares it
+            raw[plan.name] = np.repeat(raw[plan.name][:1], 2, axis=0)
     session = load(model)
     try:
         alone = [session.run(None, assemble(plans, raw, slice(each, each + 1))) for each in range(2)]

@@ -15,7 +15,9 @@ from converter.exclusions import excluded_nodes
 from converter.graph import Graph, multiply_adds, weight_of
 from converter.inputs.batching import with_honest_batch
 from converter.inputs.calibration_data import fit_to_data
-from converter.inputs.plans import SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit, draw
+from converter.inputs.drawing import draw_inputs
+from converter.inputs.free_sizes import relate, trials
+from converter.inputs.plans import SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit
 from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
 from converter.inputs.sizes import sizes
@@ -44,11 +46,11 @@ def describe_task(
     """
     graph = Graph(normalized.model)
     plans = fit_to_data(describe_inputs(graph, options.inputs), given)
-    plans = _with_fitting_sizes(normalized.model, graph, network, plans)
+    plans = _with_fitting_sizes(original, normalized.model, graph, network, plans)
     plans = with_honest_batch(original, plans)
     plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed)
     generator = np.random.default_rng(options.seed)
-    feeds = assemble(plans, {plan.name: draw(plan, batch_limit(plans, 1), generator) for plan in plans})
+    feeds = assemble(plans, draw_inputs(plans, batch_limit(plans, 1), generator))
     error = verify_equivalence(original, normalized.model, [feeds])
     elements = sizes(network, graph, feeds)
     macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
@@ -73,30 +75,34 @@ HEARD = 8  # sounds of each length that a network is judged on
 
 
 def _with_fitting_sizes(
-    model: ModelProto, graph: Graph, network: Reconstruction, plans: tuple[InputPlan, ...]
+    original: ModelProto, model: ModelProto, graph: Graph, network: Reconstruction, plans: tuple[InputPlan, ...]
 ) -> tuple[InputPlan, ...]:
-    """The plans with the sizes that the model left open set to ones that it runs on, the typical ones if it does."""
+    """The plans with the sizes that the model left open set to the likeliest ones that it runs on."""
     if not any(plan.free_size for plan in plans):
-        return plans
+        return relate(plans)
     session = load(model)
-    if _runs(session, plans):
-        return plans
-    windows = [tuple(_with_window(plan, length) for plan in plans) for length in WINDOWS]
-    signals = any(plan.kind is InputKind.SIGNAL and plan.free_size for plan in plans)
-    if running := [trial for trial in windows if signals and _runs(session, trial)]:
-        return min(running, key=lambda trial: _excitement(graph, network, trial))
+    if any(plan.kind is InputKind.SIGNAL and plan.free_size for plan in plans):
+        if _runs(session, related := relate(plans)):
+            return related
+        windows = [relate(tuple(_with_window(plan, length) for plan in plans)) for length in WINDOWS]
+        if running := [trial for trial in windows if _runs(session, trial)]:
+            return min(running, key=lambda trial: _excitement(graph, network, trial))
+    for trial in trials(graph, plans, {each.key: each.value for each in original.metadata_props}):
+        if _runs(session, related := relate(trial)):
+            return related
     found = probe(model, 1)
     if not found:
-        return plans
-    return tuple(
-        replace(plan, shape=found[0][plan.name].shape[1:]) if plan.free_size and plan.batch_axis == 0 else plan
-        for plan in plans
+        return relate(plans)
+    return relate(
+        tuple(
+            replace(plan, shape=found[0][plan.name].shape[1:]) if plan.free_size and plan.batch_axis == 0 else plan
+            for plan in plans
+        )
     )
 
 
 def _runs(session: InferenceSession, trial: tuple[InputPlan, ...]) -> bool:
-    generator = np.random.default_rng(0)
-    feeds = assemble(trial, {plan.name: draw(plan, batch_limit(trial, 1), generator) for plan in trial})
+    feeds = assemble(trial, draw_inputs(trial, batch_limit(trial, 1), np.random.default_rng(0)))
     try:
         session.run(None, feeds)
     except Exception:  # boundary: onnxruntime's exceptions share no narrower base; these sizes do not go together
@@ -115,7 +121,7 @@ def _excitement(graph: Graph, network: Reconstruction, trial: tuple[InputPlan, .
     layers = [node.output[0] for node in graph.nodes if weight_of(node, graph)]
     peaks = []
     for _ in range(HEARD):
-        raw = {plan.name: draw(plan, batch_limit(trial, 1), generator) for plan in quiet}
+        raw = draw_inputs(quiet, batch_limit(trial, 1), generator)
         with torch.no_grad():
             found = network.run({name: torch.from_numpy(each) for name, each in assemble(quiet, raw).items()}, layers)
         peaks.append([float(value.abs().max()) for value in found.values()])

@@ -16,19 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from converter.inputs.priors import (
-    Array,
-    draw_features,
-    draw_noise,
-    draw_pictures,
-    draw_signals,
-    draw_sounds,
-    draw_tokens,
-)
+from converter.inputs.priors import Array
 from converter.specifications import ChannelOrder
 
 __all__ = [
     "ADJUSTABLE",
+    "BYTES",
+    "COLOURED",
     "SOUND",
     "Feeds",
     "InputKind",
@@ -36,8 +30,8 @@ __all__ = [
     "Scaling",
     "assemble",
     "batch_limit",
-    "draw",
     "picture_bounds",
+    "placed",
     "tensors",
 ]
 
@@ -48,11 +42,21 @@ class InputKind(StrEnum):
     """What an input carries."""
 
     PICTURE = "picture"
+    VIDEO = "video"
+    MAP = "map"  # planes or volumes of both signs that are no colours, such as latents
     SIGNAL = "signal"
+    SPECTRUM = "spectrum"  # spectrograms, cepstra
+    EMBEDDINGS = "embeddings"  # what another network made of each step
     FEATURES = "features"
-    TOKENS = "tokens"
-    FLAGS = "flags"
+    TOKENS = "tokens"  # rows of a table, one or many
+    TYPES = "types"  # segments of a text
+    POSITIONS = "positions"
+    MASK = "mask"
+    LENGTHS = "lengths"
+    SIZES = "sizes"  # of the picture in another input
+    STEP = "step"  # of time, in a process such as diffusion
     STATE = "state"
+    CACHE = "cache"  # keys and values of earlier tokens
     CONSTANT = "constant"
 
 
@@ -70,7 +74,17 @@ class Scaling:
     score: float | None = None
 
 
-ADJUSTABLE = frozenset({InputKind.PICTURE, InputKind.SIGNAL, InputKind.FEATURES})  # what gradients may move
+ADJUSTABLE = frozenset(  # what has a scale, and what gradients may move
+    {
+        *(InputKind.PICTURE, InputKind.VIDEO, InputKind.MAP, InputKind.SIGNAL, InputKind.SPECTRUM),
+        *(InputKind.EMBEDDINGS, InputKind.FEATURES),
+    }
+)
+COLOURED = frozenset({InputKind.PICTURE, InputKind.VIDEO})  # whose raw numbers lie in [0, 1]
+SHARED = frozenset(  # what may be the same for all samples of a batch
+    {InputKind.CONSTANT, InputKind.POSITIONS, InputKind.STEP, InputKind.MASK, InputKind.TOKENS}
+)
+BYTES = Scaling("bytes from 0 to 255", (255.0,), (0.0,))
 LOUDEST = 0.35  # deviation of a signal that just fits into -1..1
 SOUND = Scaling("-1..1 audio", (0.1,), (0.0,))
 UNSCALED = Scaling("as it is", (1.0,), (0.0,))
@@ -98,11 +112,26 @@ class InputPlan:
     fixed_batch: int | None = None
     order: ChannelOrder | None = None  # of a picture's colours, as its owner stated it
     reason: str = ""  # why it is taken for what it is
+    stated: bool = False  # its kind or scaling, by its owner
+    choices: tuple[float, ...] = ()  # numbers drawn in turns; of a mask what keeps and what leaves out
+    special: tuple[int | None, int | None, int | None] = (None, None, None)  # tokens: begin, end, padding
+    varied: bool = False  # whether samples end early, as a mask or lengths beside them say
+    side: int | None = None  # of the square pictures that flat features are
+    returned: str | None = None  # the output that comes back as this state
 
     @property
     def channels(self) -> int:
-        """The number of colour channels of a picture."""
-        return self.shape[-1] if self.channels_last else self.shape[0]
+        """The number of colour channels of a picture or film."""
+        return self.shape[self.channel_axis]
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of one sample that holds channels, or columns of features."""
+        if self.channels_last or (len(self.shape) != 3 and self.kind is not InputKind.VIDEO):
+            return len(self.shape) - 1
+        if self.kind is InputKind.VIDEO and self.shape[0] != 3 and self.shape[1] == 3:
+            return 1  # frames first
+        return 0
 
     @property
     def is_sound(self) -> bool:
@@ -113,8 +142,7 @@ class InputPlan:
     def per_channel(self, values: tuple[float, ...]) -> Array:
         """``values`` (one, or one a channel) shaped to broadcast over a batch of samples."""
         numbers = np.asarray(values, np.float32)
-        rank = len(self.shape)
-        axis = rank - 1 if self.channels_last or rank != 3 else 0
+        rank, axis = len(self.shape), self.channel_axis
         return numbers.reshape([1, *(-1 if each == axis and numbers.size > 1 else 1 for each in range(rank))])
 
     def affine(self, start: int, count: int) -> tuple[Array, Array]:
@@ -138,38 +166,9 @@ class InputPlan:
         return np.asarray(raw * scale + offset, np.float32)
 
 
-SAMPLING_RATE = 16_000
-
-
-def draw(plan: InputPlan, count: int, generator: np.random.Generator, *, noise: bool = False) -> NDArray[Any]:
-    """``count`` raw samples [count, *shape] of one input; the network wants them through ``plan.prepare``.
-
-    With ``noise``, float inputs are what ``plan.prepare`` makes N(0, 1): the honest baseline, ignorant of everything.
-    """
-    match plan.kind:
-        case InputKind.PICTURE if not noise:
-            height, width = plan.shape[:2] if plan.channels_last else plan.shape[1:]
-            pictures = draw_pictures(count, plan.channels, height, width, generator)
-            return np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)) if plan.channels_last else pictures
-        case InputKind.SIGNAL if not noise:
-            if plan.is_sound:
-                return draw_sounds(count, plan.shape, SAMPLING_RATE, generator)
-            return draw_signals(count, plan.shape, generator)
-        case InputKind.FEATURES if not noise:
-            return draw_features(count, plan.shape, generator)
-        case InputKind.TOKENS:
-            return draw_tokens(count, plan.shape, *plan.tokens, generator).astype(plan.dtype)
-        case InputKind.FLAGS | InputKind.CONSTANT:
-            return np.full((count, *plan.shape), plan.value, plan.dtype)
-        case InputKind.STATE:
-            return np.zeros((count, *plan.shape), plan.dtype)
-    scale, offset = plan.affine(0, count)
-    return np.asarray((draw_noise(count, plan.shape, generator) - offset) / scale, np.float32)
-
-
 def picture_bounds(plan: InputPlan) -> tuple[float, float] | None:
     """What the darkest and brightest pixel become, which is the range of a picture whatever the samples reach."""
-    if plan.kind is not InputKind.PICTURE:
+    if plan.kind is not InputKind.PICTURE or plan.dtype.kind != "f":
         return None
     turns = (plan.scaling, *plan.rivals)
     offsets = [value for each in turns for value in each.offset]
@@ -180,7 +179,7 @@ def picture_bounds(plan: InputPlan) -> tuple[float, float] | None:
 def batch_limit(plans: Sequence[InputPlan], wanted: int) -> int:
     """How many samples one run of the network may take: ``wanted``, or what the model's inputs were fixed to."""
     fixed = [plan.fixed_batch for plan in plans if plan.fixed_batch is not None]
-    fixed += [1 for plan in plans if plan.kind is InputKind.STATE and plan.batch_axis is None]
+    fixed += [1 for plan in plans if plan.kind not in SHARED and plan.batch_axis is None]
     return min(fixed, default=wanted)
 
 
@@ -191,12 +190,22 @@ def assemble(plans: Sequence[InputPlan], raw: Mapping[str, NDArray[Any]], part: 
         samples = raw[plan.name][part]
         if plan.kind in ADJUSTABLE:
             samples = plan.prepare(samples, part.start or 0)
+            if plan.dtype.kind in "iu":
+                bounds = np.iinfo(plan.dtype)
+                samples = np.clip(np.rint(samples), bounds.min, bounds.max)
         if plan.batch_axis is None:
             samples = samples[0]
         elif plan.batch_axis > 0:
             samples = np.moveaxis(samples, 0, plan.batch_axis)
         feeds[plan.name] = np.asarray(samples, plan.dtype, order="C")  # keeps scalars scalars
     return feeds
+
+
+def placed(plan: InputPlan, samples: Tensor) -> Tensor:
+    """Prepared samples [N, *shape] with the batch where the input has it, in torch and with their gradient."""
+    if plan.batch_axis is None:
+        return samples[0]
+    return samples if plan.batch_axis == 0 else samples.movedim(0, plan.batch_axis)
 
 
 def tensors(feeds: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:

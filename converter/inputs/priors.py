@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "PICTURE_DEVIATION",
+    "PICTURE_MEAN",
     "Array",
     "draw_features",
+    "draw_maps",
     "draw_noise",
     "draw_pictures",
     "draw_signals",
@@ -26,6 +29,7 @@ __all__ = [
 Array = NDArray[np.float32]
 
 
+PICTURE_MEAN, PICTURE_DEVIATION = 0.45, 0.25  # of photographs in [0, 1]; ImageNet's are 0.449 and 0.226
 COLUMN_SPREAD = 0.7  # of the logarithm of the columns' deviations
 
 
@@ -168,20 +172,48 @@ def draw_features(count: int, shape: tuple[int, ...], generator: np.random.Gener
     return np.asarray((common + own) / math.sqrt(2) * columns, np.float32)
 
 
+def draw_maps(
+    count: int,
+    shape: tuple[int, ...],
+    generator: np.random.Generator,
+    *,
+    channels_last: bool = False,
+    exponent: float = 0.8,
+) -> Array:
+    """[count, *shape] of zero mean and unit deviation whose neighbours in space are alike: latents, maps, volumes.
+
+    The amplitude falls with the frequency to the power ``exponent``: slower than in pictures, since what encoders make
+    of pictures is whiter; each sample has a strength of its own.
+    """
+    space = shape[:-1] if channels_last else shape[1:]
+    channels = shape[-1] if channels_last else shape[0]
+    grid = np.meshgrid(*(np.fft.fftfreq(size) * size for size in space), indexing="ij")
+    radius = np.sqrt(sum(np.square(each) for each in grid)) if space else np.ones(())
+    fall = 1 / np.maximum(radius, 1.0) ** exponent
+    noise = generator.standard_normal((count, channels, *space))
+    axes = tuple(range(2, 2 + len(space)))
+    fields = np.fft.ifftn(np.fft.fftn(noise, axes=axes) * fall, axes=axes).real if space else noise
+    fields /= np.maximum(fields.std(axis=axes or None, keepdims=True), 1e-12)
+    fields *= generator.uniform(0.5, 1.3, (count, *(1 for _ in fields.shape[1:])))
+    return np.ascontiguousarray(np.moveaxis(fields, 1, -1) if channels_last else fields, np.float32)
+
+
 def draw_tokens(
     count: int, shape: tuple[int, ...], low: int, high: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """[count, *shape] of integers in [low, high): half of the samples uniform, half Zipf-distributed over a random
-    vocabulary order.
+    """[count, *shape] of integers in [low, high): a quarter of the samples uniform, the others as frequent as words.
 
-    Text is far from uniform: few tokens make most of it. The order of tokens by frequency is unknown, hence random a
-    sample.
+    Text is far from uniform: few tokens make most of it (Zipf 1935). Vocabularies made by merging or by counting number
+    their tokens by frequency, so half of the samples take that order; a quarter takes a random one, and the uniform
+    quarter reaches the rare rows of the table, whose values the ranges have to cover.
     """
     size = high - low
     tokens = generator.integers(low, high, (count, *shape), np.int64)
-    weights = 1 / np.arange(1, size + 1)
+    weights = 1 / (np.arange(1, size + 1) + 2.7)  # Mandelbrot's correction of the first ranks
     weights /= weights.sum()
-    for sample in tokens[::2]:
-        order = generator.permutation(size)
-        sample[...] = low + order[generator.choice(size, sample.shape, p=weights)]
+    for place, sample in enumerate(tokens.reshape(count, -1)):
+        if place % 4 == 3:
+            continue
+        order = generator.permutation(size) if place % 4 == 1 else np.arange(size)
+        sample[:] = low + order[generator.choice(size, sample.shape, p=weights)]
     return tokens

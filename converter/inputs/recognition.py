@@ -1,4 +1,4 @@
-"""What each input of a graph is taken for, and what its owner stated of it."""
+"""What each input of a graph is taken for, and why; what nothing tells is asked for."""
 
 from __future__ import annotations
 
@@ -9,21 +9,31 @@ from typing import Any
 import numpy as np
 
 from converter.errors import InvalidOption, UnsupportedModel
-from converter.graph import Graph, Value, attribute
-from converter.inputs.plans import SAMPLING_RATE, InputKind, InputPlan, Scaling
-from converter.options import InputSpec
+from converter.graph import Graph, Shape, Value
+from converter.inputs.evidence import Evidence, Finding, is_one, symbolic
+from converter.inputs.floats import recognize_floats
+from converter.inputs.integers import recognize_integers
+from converter.inputs.naming import Hint, hints
+from converter.inputs.plans import ADJUSTABLE, BYTES, SHARED, InputKind, InputPlan
+from converter.inputs.returning import find_state
+from converter.inputs.statements import apply_statement, finding_of, question
+from converter.specifications import InputSpec
 
-__all__ = ["compatible", "describe_inputs"]
+__all__ = ["describe_inputs"]
 
 TYPICAL_SIDE = 224  # of a picture whose size the model leaves open
 TYPICAL_LENGTH = 64  # of a sequence
 TYPICAL_SIGNAL = 16_000  # one second of speech
+TYPICAL_PAST = 16  # tokens in a cache
+TYPICAL_FRAMES = 8  # of a film
+CODES = (0, 2)
 
 
 def describe_inputs(graph: Graph, specs: Mapping[str, InputSpec]) -> tuple[InputPlan, ...]:
     """The plan of every input, scales of pictures and features still open where the owner did not state them.
 
-    Raises InvalidOption for specifications that fit no input and UnsupportedModel for element types without a meaning.
+    Raises InvalidOption for specifications that fit no input and for inputs that nobody can tell the kind of, which it
+    asks for, and UnsupportedModel for element types without a meaning.
     """
     names = [each.name for each in graph.inputs]
     for name in specs:
@@ -31,22 +41,44 @@ def describe_inputs(graph: Graph, specs: Mapping[str, InputSpec]) -> tuple[Input
             raise InvalidOption(
                 f"There is no input {name!r}.", field="inputs", remedy=f"The inputs are {', '.join(names)}."
             )
-    outputs = {(each.dtype, each.shape) for each in graph.outputs}
-    given = {name: specs.get(name, InputSpec()) for name in names}
-    return tuple(
-        replace(_describe(each, graph, given[each.name], outputs), order=given[each.name].order)
-        for each in graph.inputs
-    )
+    plans = [_describe(each, graph, specs.get(each.name, InputSpec())) for each in graph.inputs]
+    return tuple(_among(plan, plans) for plan in plans)
 
 
-def _describe(value: Value, graph: Graph, spec: InputSpec, outputs: set[tuple[str, Any]]) -> InputPlan:
+def _describe(value: Value, graph: Graph, spec: InputSpec) -> InputPlan:
     dtype = np.dtype(value.dtype)
-    declared = value.shape if value.shape is not None else ("batch",)
+    if dtype.kind not in "iubf":
+        raise UnsupportedModel(f"The input {value} has an element type that zsq cannot make up.", tensor=value.name)
+    shape = value.shape
     if spec.shape is not None:
         _check_shape(value, spec.shape)
-        plan = _plan(value, dtype, spec.shape, graph, spec, outputs)
-        return replace(plan, free_size=False)
-    return _plan(value, dtype, declared, graph, spec, outputs)
+        shape = spec.shape
+    if shape is None:
+        raise question(value, "its number of axes is unknown", "shape=1x3x224x224")
+    evidence = Evidence(value, shape, graph)
+    finding = finding_of(evidence, spec) or _recognize(evidence)
+    if finding is None:
+        raise question(value, "nothing in the graph tells what it carries", _example(evidence))
+    plan = _plan(evidence, finding, dtype)
+    if spec.shape is not None:
+        plan = replace(plan, free_size=False)
+    return apply_statement(plan, spec)
+
+
+def _recognize(evidence: Evidence) -> Finding | None:
+    state = find_state(evidence)
+    if state is not None:
+        return state
+    if evidence.value.dtype.startswith(("float", "double", "bfloat")):
+        return recognize_floats(evidence)
+    return recognize_integers(evidence)
+
+
+def _example(evidence: Evidence) -> str:
+    """What its owner may have to type."""
+    if is_one(evidence.shape):
+        return "kind=scalar;value=1"
+    return "kind=mask" if evidence.value.dtype == "bool" else "tokens=0:1000"
 
 
 def _check_shape(value: Value, given: tuple[int, ...]) -> None:
@@ -62,169 +94,100 @@ def _check_shape(value: Value, given: tuple[int, ...]) -> None:
         )
 
 
-def _plan(
-    value: Value,
-    dtype: np.dtype[Any],
-    declared: tuple[int | str | None, ...],
-    graph: Graph,
-    spec: InputSpec,
-    outputs: set[tuple[str, Any]],
-) -> InputPlan:
-    rank = len(declared)
-    if dtype.kind in "iub":
-        return _integers(value, dtype, declared, graph, spec)
-    if dtype.kind != "f":
-        raise UnsupportedModel(f"The input {value} has an element type that zsq cannot make up.", tensor=value.name)
-    if rank == 0:
-        low, high = spec.value_range or (1.0, 1.0)
-        return InputPlan(value.name, InputKind.CONSTANT, dtype, (), None, value=(low + high) / 2, settled=True)
-    state = _state_batch_axis(value, graph, outputs)
-    if state is not None:
-        axis = None if state < 0 else state
-        shape = tuple(1 if each == axis or not isinstance(size, int) else size for each, size in enumerate(declared))
-        kept = shape if axis is None else tuple(size for each, size in enumerate(shape) if each != axis)
-        return InputPlan(value.name, InputKind.STATE, dtype, kept, axis, settled=True)
-    kind, channels_last = _float_kind(declared, graph, value.name)
-    shape, free = _sample_shape(declared[1:], kind, channels_last)
+# ---------------------------------------------------------------------------------------------------------------- plans
+
+
+def _plan(evidence: Evidence, finding: Finding, dtype: np.dtype[Any]) -> InputPlan:
+    """The plan that a finding makes, with typical sizes wherever the model leaves them open."""
+    shape, value = evidence.shape, evidence.value
+    axis = _batch_axis(evidence, finding)
+    rest = shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
+    fixed = shape[axis] if axis is not None else None
     plan = InputPlan(
         value.name,
-        kind,
+        finding.kind,
         dtype,
-        shape,
-        0,
-        free,
-        channels_last,
-        fixed_batch=declared[0] if isinstance(declared[0], int) else None,
+        _sizes(rest, finding),
+        axis,
+        any(symbolic(size) for size in rest),
+        finding.channels_last,
+        fixed_batch=fixed
+        if isinstance(fixed, int) and finding.kind not in (InputKind.STATE, InputKind.CACHE)
+        else None,
+        reason=finding.reason,
+        value=finding.value,
+        choices=finding.choices,
+        special=finding.special,
+        side=finding.side,
+        returned=finding.returned,
+        tokens=finding.tokens or CODES,
+        settled=finding.kind not in ADJUSTABLE,
     )
-    return _stated(plan, spec)
-
-
-def _float_kind(declared: tuple[int | str | None, ...], graph: Graph, name: str) -> tuple[InputKind, bool]:
-    """Pictures have four axes and 1, 3 or 4 channels; a long last axis alone is a signal; the rest are features."""
-    rank = len(declared)
-    readers = {node.op_type for node in graph.consumers(name)}
-    if rank == 4:
-        first, last = declared[1], declared[3]
-        if first in (1, 3, 4) and not (first == 1 and _table(declared[2], declared[3])):
-            return InputKind.PICTURE, False
-        if (last in (1, 3, 4) and not isinstance(first, int | None)) or (
-            last in (1, 3, 4) and readers <= {"Transpose", "Sub", "Mul", "Div", "Add"}
-        ):
-            return InputKind.PICTURE, True
-        return InputKind.FEATURES, False
-    if rank in (2, 3):
-        last = declared[-1]
-        if last is None or isinstance(last, str) or last >= 400:
-            return InputKind.SIGNAL, False
-    return InputKind.FEATURES, False
-
-
-def _table(height: int | str | None, width: int | str | None) -> bool:
-    """A one-channel plane so narrow or oblong that it is a spectrogram or a table rather than a picture."""
-    if not isinstance(height, int) or not isinstance(width, int):
-        return False
-    return min(height, width) < 16 or max(height, width) > 3 * min(height, width)
-
-
-def _sample_shape(
-    sizes: tuple[int | str | None, ...], kind: InputKind, channels_last: bool
-) -> tuple[tuple[int, ...], bool]:
-    """Concrete sizes for one sample, and whether any had to be chosen."""
-    free = any(not isinstance(size, int) for size in sizes)
-    typical = {InputKind.PICTURE: TYPICAL_SIDE, InputKind.SIGNAL: TYPICAL_SIGNAL}.get(kind, TYPICAL_LENGTH)
-    return tuple(size if isinstance(size, int) else typical for size in sizes), free
-
-
-def _integers(
-    value: Value, dtype: np.dtype[Any], declared: tuple[int | str | None, ...], graph: Graph, spec: InputSpec
-) -> InputPlan:
-    rank = len(declared)
-    if rank == 0 or all(size == 1 for size in declared):
-        number = spec.tokens[0] if spec.tokens else (int(spec.value_range[0]) if spec.value_range else SAMPLING_RATE)
-        shape = tuple(1 for _ in declared)
-        return InputPlan(value.name, InputKind.CONSTANT, dtype, shape, None, value=float(number), settled=True)
-    shape = tuple(size if isinstance(size, int) else TYPICAL_LENGTH for size in declared[1:])
-    free = any(not isinstance(size, int) for size in declared[1:])
-    fixed = declared[0] if isinstance(declared[0], int) else None
-    table = None if spec.tokens else _embedding_rows(value.name, graph)
-    if dtype.kind == "b" or (table is None and spec.tokens is None):
-        return InputPlan(value.name, InputKind.FLAGS, dtype, shape, 0, free, settled=True, value=1.0, fixed_batch=fixed)
-    tokens = spec.tokens or (0, table or 2)
-    return InputPlan(
-        value.name, InputKind.TOKENS, dtype, shape, 0, free, settled=True, tokens=tokens, fixed_batch=fixed
-    )
-
-
-def _embedding_rows(name: str, graph: Graph) -> int | None:
-    """The number of rows of the constant table that this input indexes, looking through casts and reshapes."""
-    pending, seen = [name], set()
-    while pending:
-        tensor = pending.pop()
-        if tensor in seen:
-            continue
-        seen.add(tensor)
-        for node in graph.consumers(tensor):
-            if node.op_type == "Gather" and node.input[1] == tensor and node.input[0] in graph.initializers:
-                axis = int(attribute(node, "axis", 0))
-                table = graph.initializers[node.input[0]]
-                if table.dtype.kind == "f":
-                    return int(table.shape[axis])
-            elif node.op_type in ("Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Transpose"):
-                pending.append(node.output[0])
-    return None
-
-
-def _state_batch_axis(value: Value, graph: Graph, outputs: set[tuple[str, Any]]) -> int | None:
-    """The batch axis of a recurrent state (-1 where it has none), or None for any other input.
-
-    A state comes back as an output of the same type and rank while another input carries the data.
-    """
-    if len(graph.inputs) < 2 or value.shape is None or len(value.shape) < 2:
-        return None
-    name = value.name.lower()
-    alike = any(
-        dtype == value.dtype and shape is not None and len(shape) == len(value.shape) and compatible(shape, value.shape)
-        for dtype, shape in outputs
-    )
-    named = any(word in name for word in ("state", "hidden", "h0", "c0", "cache", "past", "h_in", "c_in"))
-    if not (alike and (named or value is not graph.inputs[0])):
-        return None
-    symbols = {size for other in graph.inputs for size in (other.shape or ())[:1] if isinstance(size, str)}
-    for axis, size in enumerate(value.shape):
-        if isinstance(size, str) and size in symbols:
-            return axis
-    return -1
-
-
-def compatible(one: tuple[int | str | None, ...], other: tuple[int | str | None, ...]) -> bool:
-    """Whether two shapes of one rank differ in no size that both state."""
-    return all(not isinstance(a, int) or not isinstance(b, int) or a == b for a, b in zip(one, other, strict=True))
-
-
-def _stated(plan: InputPlan, spec: InputSpec) -> InputPlan:
-    """The plan with the preprocessing that the owner stated, if any."""
-    if spec.mean is not None or spec.std is not None:
-        mean, std = spec.mean or (0.0,), spec.std or (1.0,)
-        width = max(len(mean), len(std))
-        mean, std = mean * width if len(mean) == 1 else mean, std * width if len(std) == 1 else std
-        if len(mean) != len(std) or (width > 1 and plan.kind is InputKind.PICTURE and width != plan.channels):
-            raise InvalidOption(
-                f"mean and std of the input {plan.name!r} need one number, or one a channel.", field="inputs"
-            )
-        low, high = spec.value_range or (0.0, 255.0 if max(*mean, *std) > 2 else 1.0)  # what the mean is counted in
-        if plan.kind is InputKind.PICTURE:
-            scaling = Scaling(
-                "stated: mean and deviation",
-                tuple((high - low) / s for s in std),
-                tuple((low - m) / s for m, s in zip(mean, std, strict=True)),
-            )
-        else:
-            scaling = Scaling("stated: mean and deviation", std, mean)
-        return replace(plan, scaling=scaling, settled=True)
-    if spec.value_range is not None:
-        low, high = spec.value_range
-        if plan.kind is InputKind.PICTURE:
-            return replace(plan, scaling=Scaling("stated: range", (high - low,), (low,)), settled=True)
-        spread = (high - low) / 6  # three deviations to either side
-        return replace(plan, scaling=Scaling("stated: range", (spread,), ((low + high) / 2,)), settled=True)
+    if finding.scaling is not None:
+        plan = replace(plan, scaling=finding.scaling, settled=True)
+    if dtype.kind in "iu" and finding.kind is InputKind.PICTURE:
+        plan = replace(plan, scaling=BYTES, settled=True)
     return plan
+
+
+def _batch_axis(evidence: Evidence, finding: Finding) -> int | None:
+    """Where samples are side by side: the first axis, unless that is another input's or there is none."""
+    shape = evidence.shape
+    if not shape or not finding.batched:
+        return None
+    firsts = {size for other in evidence.others for size in (other.shape or ())[:1] if isinstance(size, str)}
+    if finding.kind in (InputKind.STATE, InputKind.CACHE):
+        named = [axis for axis, size in enumerate(shape) if isinstance(size, str) and size in firsts]
+        if not named and finding.kind is InputKind.CACHE and (symbolic(shape[0]) or not firsts):
+            return 0
+        return named[0] if named else None
+    if finding.kind is InputKind.CONSTANT:
+        return None
+    if finding.kind in SHARED and shape[0] == 1 and firsts:
+        return None  # the same for all samples, which broadcasts
+    if finding.kind in (InputKind.POSITIONS, InputKind.MASK) and len(shape) == 1 and not _is_batch(shape[0], firsts):
+        return None
+    batches = [axis for axis, size in enumerate(shape) if isinstance(size, str) and Hint.BATCH in hints(size)]
+    return batches[0] if batches and batches[0] == 1 and not isinstance(shape[0], int) else 0
+
+
+def _is_batch(size: int | str | None, firsts: set[str]) -> bool:
+    return isinstance(size, str) and (size in firsts or Hint.BATCH in hints(size))
+
+
+def _sizes(rest: Shape, finding: Finding) -> tuple[int, ...]:
+    """Sizes of one sample, typical ones where the model leaves them open."""
+    typical = {
+        InputKind.PICTURE: TYPICAL_SIDE,
+        InputKind.SIGNAL: TYPICAL_SIGNAL,
+        InputKind.CACHE: TYPICAL_PAST,
+        InputKind.STATE: 1,
+    }.get(finding.kind, TYPICAL_LENGTH)
+    if finding.kind is InputKind.VIDEO and len(rest) == 4:
+        axes = [TYPICAL_FRAMES, TYPICAL_FRAMES, TYPICAL_SIDE, TYPICAL_SIDE]
+        return tuple(size if isinstance(size, int) else axes[place] for place, size in enumerate(rest))
+    return tuple(size if isinstance(size, int) else typical for size in rest)
+
+
+def _among(plan: InputPlan, plans: list[InputPlan]) -> InputPlan:
+    """The plan with what the other inputs say: samples end early where a mask or lengths beside them tell the end."""
+    ends = [each for each in plans if each.kind in (InputKind.MASK, InputKind.LENGTHS)]
+    tokens = [each for each in plans if each.kind is InputKind.TOKENS and each.shape]
+    match plan.kind:
+        case InputKind.TOKENS:
+            beside = any(each.kind is InputKind.LENGTHS or each.shape[-1:] == plan.shape[-1:] for each in ends)
+            return replace(plan, varied=bool(plan.shape) and (beside or plan.special[2] is not None))
+        case InputKind.MASK:
+            return replace(plan, varied=bool(tokens) or _ends_early(plan, plans))
+        case InputKind.LENGTHS:
+            return replace(plan, varied=True)
+    return plan
+
+
+def _ends_early(plan: InputPlan, plans: list[InputPlan]) -> bool:
+    """Whether a mask of places runs along the steps of embeddings or features."""
+    return any(
+        len(each.shape) >= 2 and plan.shape[-1:] == each.shape[-2:-1]
+        for each in plans
+        if each.kind in (InputKind.EMBEDDINGS, InputKind.FEATURES, InputKind.SPECTRUM)
+    ) or not any(each.kind in ADJUSTABLE for each in plans)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph, weight_of
-from converter.inputs.plans import ADJUSTABLE, SOUND, InputKind, InputPlan, Scaling, assemble, batch_limit, draw
+from converter.inputs.drawing import draw_inputs
+from converter.inputs.plans import ADJUSTABLE, SOUND, InputKind, InputPlan, Scaling, assemble, batch_limit
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
 
@@ -79,7 +80,7 @@ def _rivals(other: Scaling, best: Scaling) -> bool:
 
 
 def _candidates(plan: InputPlan) -> tuple[Scaling, ...]:
-    if plan.kind is InputKind.PICTURE:
+    if plan.kind in (InputKind.PICTURE, InputKind.VIDEO):
         if plan.channels == 3:
             return PICTURE_SCALINGS
         grey = Scaling("mean 0.449, deviation 0.226", (1 / 0.226,), (-0.449 / 0.226,))
@@ -108,7 +109,7 @@ def _misfit(
     responses: dict[str, list[Tensor]] = {name: [] for name in layers}
     count = batch_limit(trial, SAMPLES)
     for _ in range(max(SAMPLES // count, 1)):
-        feeds = assemble(trial, {plan.name: draw(plan, count, generator) for plan in trial})
+        feeds = assemble(trial, draw_inputs(trial, count, generator))
         with torch.no_grad():
             for name, value in network.run(
                 {key: torch.from_numpy(each) for key, each in feeds.items()}, layers

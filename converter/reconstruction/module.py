@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import torch
 from onnx import GraphProto, ModelProto
 from torch import Size, Tensor, nn
 
+from converter.admission import admit
 from converter.operators.casting import TORCH_TYPES
 from converter.operators.signatures import Value
 from converter.reconstruction.batching import Grown, NotBatched, SingleSamples, grown
@@ -20,8 +22,14 @@ from converter.reconstruction.reading import read_model
 __all__ = ["Reconstruction", "reconstruct"]
 
 
-def reconstruct(model: ModelProto) -> Reconstruction:
-    """The model as a torch module; raises UnsupportedModel or InvalidModel before anything is computed."""
+def reconstruct(model: ModelProto | str | Path) -> Reconstruction:
+    """The model, or that of a file, as a torch module that takes the graph's inputs in order and returns its outputs in
+    order: one value where there is one.
+
+    Raises UnsupportedModel or InvalidModel before anything is computed.
+    """
+    if not isinstance(model, ModelProto):
+        model = admit(model).model
     program = read_model(model)
     return Reconstruction(program, _declared(model.graph, program.inputs))
 

@@ -35,12 +35,13 @@ from converter.findings import (
 )
 from converter.findings import Synthesis as SynthesisSection
 from converter.graph import Graph, Value, multiply_adds
-from converter.inputs.plans import InputKind, InputPlan
+from converter.inputs.plans import ADJUSTABLE, COLOURED, InputKind, InputPlan
 from converter.inputs.task import Task
 from converter.normalization import Normalized
 from converter.options import Options
 from converter.quantization.stage import Integers
 from converter.report import Report
+from converter.report.command import command_line
 from converter.report.examples import make_examples
 from converter.synthesis import Synthesis
 
@@ -51,8 +52,18 @@ WORDS = {
     InputKind.PICTURE: "pictures with the 1/f spectrum of natural images",
     InputKind.SIGNAL: "signals with a 1/f spectrum and a varying loudness",
     InputKind.FEATURES: "Gaussian features whose rows share half of their variance",
-    InputKind.TOKENS: "valid tokens, half of the samples with the skewed frequencies of text",
-    InputKind.FLAGS: "all ones",
+    InputKind.TOKENS: "valid tokens, three quarters of the samples with the skewed frequencies of text",
+    InputKind.VIDEO: "films: windows that move over pictures with a 1/f spectrum",
+    InputKind.MAP: "smooth fields of both signs",
+    InputKind.SPECTRUM: "Gaussian spectra whose frames share half of their variance",
+    InputKind.EMBEDDINGS: "Gaussian embeddings whose steps share half of their variance",
+    InputKind.TYPES: "segments of a text, one after the other",
+    InputKind.POSITIONS: "one place after the other",
+    InputKind.MASK: "what keeps, up to the end of each sample",
+    InputKind.LENGTHS: "lengths from a fifth of the longest on",
+    InputKind.SIZES: "the size of the pictures",
+    InputKind.STEP: "steps of a process, evenly",
+    InputKind.CACHE: "what the network makes of other samples' tokens",
     InputKind.STATE: "as the network leaves it after some steps",
     InputKind.CONSTANT: "one constant",
 }
@@ -163,7 +174,7 @@ def _tensor_fact(value: Value) -> TensorFact:
 def _environment(facts: Facts, options: Options) -> Environment:
     cpu = processor()
     return Environment(
-        command=_command(facts, options),
+        command=command_line(_name(facts.source), options),
         seed=options.seed,
         threads=options.threads,
         cpu=cpu.name,
@@ -175,22 +186,11 @@ def _environment(facts: Facts, options: Options) -> Environment:
     )
 
 
-def _command(facts: Facts, options: Options) -> str:
-    """The command line that does the same again."""
-    default, words = Options(), ["zsq", "convert", _name(facts.source)]
-    for name in ("method", "precision", "samples", "seed", "time_budget", "threads", "target", "size_budget"):
-        value = getattr(options, name)
-        if value != getattr(default, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    words += [word for step in sorted(options.skip) for word in ("--skip", str(step))]
-    return " ".join(words)
-
-
 def _input(plan: InputPlan, facts: Facts) -> Input:
     declared = next((each.shape for each in facts.admitted.facts.inputs if each.name == plan.name), None)
     words = "voices and breath of varying loudness" if plan.is_sound else WORDS[plan.kind]
     low = high = None
-    if plan.kind is InputKind.PICTURE:
+    if plan.kind in COLOURED:
         turns = (plan.scaling, *plan.rivals)
         ends = [
             value
@@ -200,12 +200,12 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
         ]
         low, high = min(ends), max(ends)
         words += f", scaled as {' or '.join(each.name for each in turns)}"
-    elif plan.kind in (InputKind.SIGNAL, InputKind.FEATURES):
+    elif plan.kind in ADJUSTABLE:
         words += f", scaled as {plan.scaling.name}"
     elif plan.kind is InputKind.TOKENS:
         low, high = float(plan.tokens[0]), float(plan.tokens[1] - 1)
-    elif plan.kind in (InputKind.CONSTANT, InputKind.FLAGS):
-        low = high = plan.value
+    elif plan.kind is InputKind.CONSTANT:
+        low, high = min(plan.choices, default=plan.value), max(plan.choices, default=plan.value)
     return Input(
         name=plan.name,
         type=str(plan.dtype),
@@ -215,7 +215,7 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
         distribution=words,
         low=low,
         high=high,
-        known_by="user" if plan.scaling.name.startswith("stated") else "found" if plan.considered else "graph",
+        known_by="user" if plan.stated else "found" if plan.considered else "graph",
     )
 
 

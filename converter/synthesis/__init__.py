@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from converter.attempts import Attempts
 from converter.errors import InvalidOption
 from converter.inputs.calibration_data import CalibrationData
-from converter.inputs.plans import Feeds, InputPlan, assemble, batch_limit, draw
+from converter.inputs.drawing import draw_inputs
+from converter.inputs.plans import Feeds, InputPlan, assemble, batch_limit
 from converter.inputs.states import settle_states
 from converter.options import Effort, Method
 from converter.synthesis import genie, gznq, zeroq
@@ -73,20 +74,20 @@ class Synthesis:
         return str(self.method) if self.own is None else "own data"
 
 
-def draw_all(problem: Problem, count: int, generator: np.random.Generator, *, noise: bool = False) -> Raw:
-    """``count`` raw samples of every input from the priors."""
-    return {plan.name: draw(plan, count, generator, noise=noise) for plan in problem.plans}
-
-
 def synthesize_noise(problem: Problem, count: int, seed: int, steps: int) -> Samples:
     """N(0, 1) on every float input, whatever its real range: what tools without data do today."""
-    return Samples(draw_all(problem, count, np.random.default_rng(seed), noise=True), (), "N(0, 1) noise")
+    return Samples(draw_inputs(problem.plans, count, np.random.default_rng(seed), noise=True), (), "N(0, 1) noise")
 
 
-def synthesize_auto(problem: Problem, count: int, seed: int, steps: int) -> Samples:
-    """Natural pictures (or signals, features, tokens), a share of which approaches one class each."""
-    raw = draw_all(problem, count, np.random.default_rng(seed))
+def synthesize_auto(problem: Problem, count: int, seed: int, steps: int, *, other: bool = False) -> Samples:
+    """Natural pictures (or signals, features, tokens), a share of which approaches one class each.
+
+    With ``other`` they are drawn from the second prior, which nothing is calibrated on.
+    """
+    raw = draw_inputs(problem.plans, count, np.random.default_rng(seed), other=other)
     words = "drawn from the prior of natural inputs"
+    if other:
+        words = "drawn from another prior than calibration's (dead leaves and blends, other spectra and frequencies)"
     if not problem.scores or steps == 0 or not any(value.dtype == np.float32 for value in raw.values()):
         return Samples(raw, (), words)
     chosen = _whole_batches(max(round(count * CLASS_SHARE), 1), problem.plans)
@@ -148,9 +149,9 @@ def synthesize(
     with attempts.optional("synthesis", f"Synthesis by {method}"):
         made = made or METHODS[method](problem, count, seed, STEPS.get(method, steps))  # the papers bound theirs
     with attempts.optional("held-out", "Moving held-out samples towards classes"):
-        held_out = synthesize_auto(problem, count, seed + 1, fewer)
+        held_out = synthesize_auto(problem, count, seed + 1, fewer, other=True)
     made = made or synthesize_auto(problem, count, seed, 0)  # the prior alone needs nothing of the network
-    held_out = held_out or synthesize_auto(problem, count, seed + 1, 0)
+    held_out = held_out or synthesize_auto(problem, count, seed + 1, 0, other=True)
     taken = len(made.loss) if method in STEPS or own is not None else steps
     calibration, judged = made.raw, held_out.raw
     with attempts.optional("states", "Running states in"):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from converter.inputs.plans import InputKind, InputPlan, assemble, batch_limit, tensors
+from converter.inputs.plans import ADJUSTABLE, COLOURED, InputPlan, assemble, batch_limit, placed, tensors
 from converter.reconstruction import Reconstruction
 from converter.scores import Score
 
@@ -67,7 +67,7 @@ def approach_scores(
     ``raw`` holds [N, *shape] of every input; inputs that are no pictures, signals or features stay as they are.
     """
     moved = {name: value.clone() for name, value in raw.items()}
-    adjustable = [plan for plan in plans if plan.kind in (InputKind.PICTURE, InputKind.SIGNAL, InputKind.FEATURES)]
+    adjustable = [plan for plan in plans if plan.kind in ADJUSTABLE]
     count = len(next(iter(raw.values())))
     curve: list[list[float]] = []
     limit = batch_limit(plans, BATCH)  # 1 needs no obeying: a graph for single samples takes batches in torch
@@ -106,7 +106,7 @@ def _move(
         feeds = dict(fixed)
         for plan, value in zip(adjustable, free, strict=True):
             scale, offset = plan.affine(part.start, len(value))
-            feeds[plan.name] = value * torch.from_numpy(scale) + torch.from_numpy(offset)
+            feeds[plan.name] = placed(plan, value * torch.from_numpy(scale) + torch.from_numpy(offset))
         responses = network.run(feeds, [score.tensor for score in scores])
         if not targets:
             targets = [_choose(responses[score.tensor], score, generator) for score in scores]
@@ -121,7 +121,7 @@ def _move(
         descent.step(torch.autograd.grad(loss, free, allow_unused=True))  # an input may not reach the scores
         with torch.no_grad():
             for plan, value in zip(adjustable, free, strict=True):
-                if plan.kind is InputKind.PICTURE:
+                if plan.kind in COLOURED:
                     value.clamp_(0, 1)
     for plan, value in zip(adjustable, free, strict=True):
         moved[plan.name][part] = value.detach()

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw, tensors
+from converter.inputs.drawing import draw_inputs
+from converter.inputs.plans import ADJUSTABLE, COLOURED, InputPlan, assemble, batch_limit, placed, tensors
 from converter.synthesis.problem import SPEED, Problem
 
 __all__ = ["Canvas", "affordable_steps", "batch_size", "canvases", "join", "mean_curve", "settle_effort"]
@@ -49,27 +50,28 @@ class Canvas:
         feeds = tensors(assemble(self.others, self.fixed))
         for plan in self.plans:
             scale, offset = plan.affine(self.start, self.count)
-            feeds[plan.name] = _raw(plan, free[plan.name]) * torch.from_numpy(scale) + torch.from_numpy(offset)
+            raw = _raw(plan, free[plan.name])
+            feeds[plan.name] = placed(plan, raw * torch.from_numpy(scale) + torch.from_numpy(offset))
         return feeds
 
     def clamp(self, free: Mapping[str, Tensor]) -> None:
         """Pictures are pictures again: nothing darker than black or brighter than white."""
         with torch.no_grad():
             for plan in self.plans:
-                if plan.kind is InputKind.PICTURE:
+                if plan.kind in COLOURED:
                     free[plan.name].clamp_(-MEAN / DEVIATION, (1 - MEAN) / DEVIATION)
 
     def raw(self, free: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Raw samples of every input."""
         made = {plan.name: _raw(plan, free[plan.name].detach()).clone() for plan in self.plans}
         for plan in self.plans:
-            if plan.kind is InputKind.PICTURE:
+            if plan.kind in COLOURED:
                 made[plan.name].clamp_(0, 1)
         return dict(self.fixed) | {name: value.float().numpy() for name, value in made.items()}
 
 
 def _raw(plan: InputPlan, standardised: Tensor) -> Tensor:
-    return MEAN + DEVIATION * standardised if plan.kind is InputKind.PICTURE else standardised
+    return MEAN + DEVIATION * standardised if plan.kind in COLOURED else standardised
 
 
 def canvases(problem: Problem, count: int, wanted: int, seed: int) -> list[Canvas]:
@@ -82,7 +84,7 @@ def canvases(problem: Problem, count: int, wanted: int, seed: int) -> list[Canva
     made = []
     for start in range(0, count, size):
         number = min(size, count - start)
-        fixed = {plan.name: draw(plan, number, generator) for plan in others}
+        fixed = draw_inputs(others, number, generator)
         made.append(Canvas(plans, others, fixed, start, number))
     return made
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from converter.inputs.plans import InputKind, InputPlan
+from converter.inputs.plans import COLOURED, InputPlan
 
 __all__ = ["LATENT", "Generators", "new_generators"]
 
@@ -52,7 +52,7 @@ class Generator(nn.Module):
             layers += [nn.Tanh()] if last else [nn.BatchNorm2d(narrow), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.leave = nn.BatchNorm2d(channels, affine=False)
-        table = plan.kind is not InputKind.PICTURE
+        table = plan.kind not in COLOURED
         self.columns = nn.Parameter(torch.zeros(2, width)) if table else None  # log deviation and mean, in HASTE
 
     def forward(self, latent: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from converter.families import MOVING
 from converter.graph import Graph, attribute, reads_of
-from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, draw, tensors
+from converter.inputs.drawing import draw_inputs
+from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, tensors
 from converter.reconstruction import Reconstruction
 
 __all__ = ["ChannelMoments", "Moments", "channel_axis", "clipped", "input_moments", "propagate"]
@@ -48,6 +49,7 @@ ELEMENTWISE = {
     *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal"),
     *("Pow", "Sin", "Cos", "Add", "Sub", "Mul", "Div", "Min", "Max", "Identity", "Cast"),
 }
+COLUMNED = frozenset({InputKind.FEATURES, InputKind.SPECTRUM, InputKind.EMBEDDINGS})
 CARRYING = (MOVING - ELEMENTWISE) | {"Pad", "Tile", "Dropout", "Resize"}
 
 
@@ -80,7 +82,7 @@ def input_moments(plans: Sequence[InputPlan], seed: int, *, noise: bool = False)
     """What each input is expected to be: moments of the priors (of N(0, 1) with ``noise``), or a value for the rest."""
     count = batch_limit(plans, DRAWN)
     generator = np.random.default_rng(seed)
-    feeds = tensors(assemble(plans, {plan.name: draw(plan, max(count, 1), generator) for plan in plans}))
+    feeds = tensors(assemble(plans, draw_inputs(plans, max(count, 1), generator)))
     found: dict[str, Moments | Tensor] = {}
     for plan in plans:
         value = feeds[plan.name]
@@ -95,7 +97,7 @@ def input_moments(plans: Sequence[InputPlan], seed: int, *, noise: bool = False)
 
 def _moments_of(value: Tensor, plan: InputPlan) -> Moments:
     """Moments per channel, the same everywhere in a picture or signal, of features each by itself."""
-    if plan.kind is InputKind.FEATURES or value.dim() < 3:
+    if plan.kind in COLUMNED or value.dim() < 3:
         return Moments(value.mean(0, keepdim=True), value.var(0, keepdim=True, unbiased=False))
     axis = value.dim() - 1 if plan.channels_last else 1
     others = [each for each in range(value.dim()) if each != axis]

@@ -25,7 +25,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from converter.inputs.plans import InputKind
+from converter.inputs.plans import COLOURED
 from converter.synthesis.canvas import Canvas, affordable_steps, canvases, join
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, find_targets, squared_distance
@@ -79,7 +79,7 @@ def image_targets(canvas: Canvas, inputs: Values) -> list[Target]:
     """Layer 0: each picture has mean 0 and deviation 1 in every channel; of other inputs nobody knows."""
     targets = []
     for plan in canvas.plans:
-        if plan.kind is InputKind.PICTURE:
+        if plan.kind in COLOURED:
             axis = inputs[plan.name].dim() - 1 if plan.channels_last else 1
             one = torch.ones(plan.channels)
             targets.append(Target(plan.name, axis, torch.zeros(plan.channels), one, one, "N(0, 1)"))

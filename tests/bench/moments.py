@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from converter.admission import admit
 from converter.graph import Graph, weight_of
-from converter.inputs.plans import assemble, draw
+from converter.inputs.drawing import draw_inputs
+from converter.inputs.plans import assemble
 from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
 from converter.normalization import normalize
@@ -64,7 +65,7 @@ def _layer_errors(name: str) -> dict[str, dict[str, tuple[float, float]]]:
     feeds = list(zoo.inference.feeds(session, spec, spec.dataset.calibration().first(OBSERVED)))
     real = _observe(network, graph, layers, {key: np.concatenate([each[key] for each in feeds]) for key in feeds[0]})
     generator = np.random.default_rng(0)
-    drawn = assemble(plans, {plan.name: draw(plan, OBSERVED, generator) for plan in plans})
+    drawn = assemble(plans, draw_inputs(plans, OBSERVED, generator))
     prior, noise = input_moments(plans, 0), input_moments(plans, 0, noise=True)
     estimates: dict[str, dict[str, tuple[NDArray[Any], NDArray[Any]]]] = {
         "propagated": _pairs(propagate(network, graph, prior), layers),

@@ -9,7 +9,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from converter.errors import InvalidOption, UnsupportedModel
 from converter.graph import Graph
-from converter.inputs.plans import InputKind, InputPlan, Scaling, assemble, batch_limit, draw, picture_bounds
+from converter.inputs.drawing import draw
+from converter.inputs.plans import InputKind, InputPlan, Scaling, assemble, batch_limit, picture_bounds
 from converter.inputs.recognition import describe_inputs
 from converter.options import InputSpec
 
@@ -53,8 +54,8 @@ def plan_of(shape: Shape, spec: str = "", element_type: int = FLOAT, reader: str
         (("N", 3, "h", "w"), InputKind.PICTURE, (3, 224, 224)),
         ((1, 1, 28, 28), InputKind.PICTURE, (1, 28, 28)),
         ((1, 224, 224, 3), InputKind.PICTURE, (224, 224, 3)),
-        (("N", 64, 14, 14), InputKind.FEATURES, (64, 14, 14)),
-        ((1, 1, 49, 10), InputKind.FEATURES, (1, 49, 10)),
+        (("N", 64, 14, 14), InputKind.MAP, (64, 14, 14)),
+        ((1, 1, 49, 10), InputKind.SPECTRUM, (1, 49, 10)),
         (("N", 1, 16000), InputKind.SIGNAL, (1, 16000)),
         (("N", "samples"), InputKind.SIGNAL, (16000,)),
         (("N", 100, 80), InputKind.FEATURES, (100, 80)),
@@ -81,6 +82,7 @@ def test_tokens_are_rows_of_the_table_that_they_index() -> None:
             node("Cast", ["column"], ["short"], to=TensorProto.INT32),
             node("Gather", ["table", "short"], ["e"]),
             node("Cast", ["mask"], ["m"], to=FLOAT),
+            node("ReduceSum", ["m"], ["count"]),
             node("ReduceSum", ["e"], ["y"]),
         ],
         table=np.zeros((77, 4), np.float32),
@@ -88,12 +90,16 @@ def test_tokens_are_rows_of_the_table_that_they_index() -> None:
     )
     ids, mask = describe_inputs(Graph(model), {})
     assert (ids.kind, ids.tokens, ids.shape) == (InputKind.TOKENS, (0, 77), (64,))
-    assert mask.kind is InputKind.FLAGS
+    assert mask.kind is InputKind.MASK
     generator = np.random.default_rng(0)
     feeds = assemble([ids, mask], {plan.name: draw(plan, 5, generator) for plan in (ids, mask)})
     assert feeds["ids"].dtype == np.int64
     assert 0 <= feeds["ids"].min() <= feeds["ids"].max() < 77
-    assert (feeds["mask"] == 1).all()
+    ends = feeds["mask"].sum(1)
+    assert ends[0] == 64
+    assert ends[1] < 64
+    assert (feeds["mask"][1, : ends[1]] == 1).all()
+    assert (feeds["ids"][1, ends[1] :] == 0).all()
 
 
 def test_tokens_that_the_owner_states() -> None:
@@ -129,6 +135,7 @@ def test_a_state_without_a_batch_axis_allows_one_sample() -> None:
     assert (state.kind, state.batch_axis) == (InputKind.STATE, None)
     assert batch_limit([x, state], 8) == 1
     assert (rate.kind, rate.value) == (InputKind.CONSTANT, 16_000)
+    assert "sampling rate" in rate.reason
     generator = np.random.default_rng(0)
     feeds = assemble([x, state, rate], {plan.name: draw(plan, 1, generator) for plan in (x, state, rate)})
     assert feeds["state"].shape == (2, 1, 8)

@@ -12,7 +12,8 @@ import torch
 
 from converter.demo import digits, to_onnx, train
 from converter.graph import Graph
-from converter.inputs.plans import InputKind, Scaling, assemble, draw
+from converter.inputs.drawing import draw
+from converter.inputs.plans import InputKind, Scaling, assemble
 from converter.inputs.recognition import describe_inputs
 from converter.normalization import normalize
 from converter.options import Method
