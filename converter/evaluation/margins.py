@@ -56,6 +56,7 @@ class MarginTally:
             bias=float(changes.mean()),
             tail=float(np.quantile(np.abs(changes), 0.95)) / error if error > 0 else 0.0,
             median_margin=float(np.median(self.margins)),
+            small_margin=float(np.quantile(self.margins, 0.25)),
             mean_confidence=min(1.0, float(np.mean(self.confidences))),
             samples=len(changes),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from converter.evaluation.flip_law import Law, features, load_laws
+from converter.evaluation.flip_law import MANY_FLIPS, Law, features, load_laws
 from converter.findings import Decisions, Expectation, Interval, Prediction, PredictionUnder
 
 __all__ = ["UnderHypothesis", "predict"]
@@ -50,6 +50,7 @@ def predict(
         metric=METRIC,
         agreement=worst.agreement if worst else None,
         accuracy_change=worst.accuracy_change if worst else None,
+        refuse_below=(law.alone if expected_accuracy is None else law.with_accuracy).refuse_below,
         level=law.level,
         basis=f"The error of margins on synthetic inputs, and {law.basis}.",
         reason=reason if each else NO_CLASSES,
@@ -69,7 +70,8 @@ def _under(one: UnderHypothesis, expected_accuracy: float | None, law: Law) -> P
         return PredictionUnder(input=one.input, name=one.name, reason=NOT_FINITE)
     chosen = law.alone if expected_accuracy is None else law.with_accuracy
     flips, middle = chosen.flips(known, one.decisions.classes)
-    least, most = (share * flips.high for share in chosen.loss)
+    loss = chosen.loss_of_few if middle < MANY_FLIPS else chosen.loss_of_many
+    least, most = (share * flips.high for share in loss)
     if expected_accuracy is not None:
         most, least = min(most, expected_accuracy), max(least, expected_accuracy - 1)
     usual = min(max(chosen.usual_loss * middle, least), most)

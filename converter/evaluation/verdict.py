@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from converter.evaluation.diagnosis import exclude_option, touching, worst_first
-from converter.evaluation.flip_law import load_laws
 from converter.findings import (
     Advice,
     Expectation,
@@ -93,7 +92,7 @@ def _against(known: Evidence) -> tuple[str, ...]:
     """Every reason not to use it, the gravest first."""
     found = []
     agreement = _agreement(known)
-    if agreement is not None and agreement[0] < load_laws().refuse_below:
+    if agreement is not None and agreement[0] < known.predicted.refuse_below:
         found.append(f"it is expected to decide otherwise than FP32 on {1 - agreement[0]:.0%} of real inputs")
     if agreement is not None and known.min_agreement is not None and agreement[1] < known.min_agreement:
         found.append(f"agreement may be {agreement[1]:.1%}, and {known.min_agreement:.1%} were asked for")
@@ -170,7 +169,7 @@ def _mends(remedy: Remedy, known: Evidence) -> bool:
             return False
     if _agreement(known) is not None:
         lifted = remedy.agreement
-        if lifted is None or lifted.middle < load_laws().refuse_below:
+        if lifted is None or lifted.middle < known.predicted.refuse_below:
             return False
         if known.min_agreement is not None and lifted.interval.low < known.min_agreement:
             return False

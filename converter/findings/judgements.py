@@ -32,6 +32,7 @@ class MarginErrors(Section):
     bias: Annotated[float, Field(description="mean change; negative where INT8 takes from FP32's first class")]
     tail: Annotated[float, Field(ge=0, description="95th percentile of the change's size over its deviation")]
     median_margin: Annotated[float, Field(ge=0, description="FP32's margin in the middle sample")]
+    small_margin: Annotated[float, Field(ge=0, description="lower quartile of FP32's margins")]
     mean_confidence: Annotated[Share, Field(description="mean probability that FP32 gives its first class")]
     samples: Annotated[Count, Field(description="with finite scores")]
 
@@ -61,6 +62,9 @@ class Prediction(Section):
     accuracy_change: Annotated[
         Expectation | None, Field(description="INT8's share of right decisions minus FP32's")
     ] = None
+    refuse_below: Annotated[
+        Share, Field(description="an agreement in the middle below which real ones were too often under 90 %")
+    ] = 0.9
     level: Annotated[float, Field(gt=0, lt=1, description="share of cases that the intervals hold")] = 0.9
     basis: Annotated[str, Field(description="what the intervals rest on")]
     reason: Annotated[str | None, Field(description="why something is unknown")] = None

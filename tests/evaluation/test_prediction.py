@@ -20,10 +20,12 @@ def decisions(error: float = 0.1, classes: int = 10) -> Decisions:
         classes=classes,
         probabilities=False,
         agreement=wilson(60, 64),
-        mean_kl=0.01,
+        mean_kl=error**2 / 10,
         margins=Histogram(edges=(0, 1), all=(64,), flipped=(4,)),
         distinct_classes=classes,
-        margin_errors=MarginErrors(error=error, bias=0, tail=2, median_margin=3, mean_confidence=0.8, samples=64),
+        margin_errors=MarginErrors(
+            error=error, bias=0, tail=2, median_margin=3, small_margin=1, mean_confidence=0.8, samples=64
+        ),
     )
 
 
@@ -53,10 +55,11 @@ def test_stating_the_accuracy_narrows_the_interval() -> None:
 
 def test_what_flips_is_bounded_by_guessing() -> None:
     assert low_high(1e6)[0] == pytest.approx(0.1, abs=1e-6)
+    assert low_high(1e6, 0.5)[0] == pytest.approx(0.1, abs=1e-6)
 
 
 def test_the_law_is_a_line_through_logarithms() -> None:
-    law = FlipLaw(np.log(0.4), {"error": 1.0}, -0.1, 0.1, (0, 0.5), 0.2)
+    law = FlipLaw(np.log(0.4), {"error": 1.0}, -0.1, 0.1, (0, 0.5), (0.1, 0.9), 0.2, 0.9)
     flips, middle = law.flips({"error": np.log(0.05)}, 10)
     assert middle == pytest.approx(1 - np.exp(-0.02))
     assert flips.low == pytest.approx(1 - np.exp(-0.02 * np.exp(-0.1)))
