@@ -113,14 +113,25 @@ def share(logarithm: Doubles | float) -> Any:
     return -np.expm1(-np.exp(logarithm))
 
 
-def quantiles(values: Doubles, groups: NDArray[np.str_]) -> tuple[float, float]:
-    """The central interval; half a case outwards, as conformal prediction asks for.
+def left_out(values: Doubles, groups: NDArray[np.str_], tail: float) -> tuple[Doubles, Doubles]:
+    """For every row the two quantiles of the rows of other architectures."""
+    lows, highs = np.zeros(len(values)), np.zeros(len(values))
+    for group in set(groups):
+        out = groups == group
+        lows[out], highs[out] = np.quantile(values[~out], (tail, 1 - tail))
+    return lows, highs
 
-    Networks of one architecture err alike, so that an architecture, not a row, is a case.
+
+def covering_tail(values: Doubles, groups: NDArray[np.str_]) -> float:
+    """The largest tails whose intervals, made by other architectures, hold as many rows as they say.
+
+    Networks of one architecture err alike, so the tails of independent cases would be a little too short.
     """
-    tail = max((1 - LEVEL) / 2 - 0.5 / len(set(groups)), 0)
-    low, high = np.quantile(values, (tail, 1 - tail))
-    return float(low), float(high)
+    for tail in np.arange((1 - LEVEL) / 2, 0, -0.0025):
+        lows, highs = left_out(values, groups, float(tail))
+        if ((lows <= values) & (values <= highs)).mean() >= LEVEL:
+            return float(tail)
+    return 0.0
 
 
 def fit(data: Measured, names: tuple[str, ...]) -> Fit:
@@ -131,28 +142,25 @@ def fit(data: Measured, names: tuple[str, ...]) -> Fit:
         out = data.groups == group
         predicted[out] = design[out] @ solve(data, names, ~out)
     residuals = data.target - predicted
-    lows, highs = np.zeros(len(residuals)), np.zeros(len(residuals))
-    loss_low, loss_high = np.zeros(len(residuals)), np.zeros(len(residuals))
     middles = share(predicted)
-    for group in groups:
-        out = data.groups == group
-        ends = quantiles(residuals[~out], data.groups[~out])
-        lows[out], highs[out] = (share(predicted[out] + off) for off in ends)
-        ceiling = share(predicted + ends[1])
-        for regime in (middles < MANY_FLIPS, middles >= MANY_FLIPS):
-            least, most = quantiles((data.loss / ceiling)[~out & regime], data.groups[~out & regime])
-            here = out & regime
-            loss_low[here], loss_high[here] = least * ceiling[here], most * ceiling[here]
-    low, high = quantiles(residuals, data.groups)
-    ceiling = share(predicted + high)
+    tail = covering_tail(residuals, data.groups)
+    lows, highs = (share(predicted + each) for each in left_out(residuals, data.groups, tail))
+    low, high = np.quantile(residuals, (tail, 1 - tail))
+    lost = data.loss / highs
+    loss_low, loss_high, ends = np.zeros(len(lost)), np.zeros(len(lost)), []
     few = middles < MANY_FLIPS
+    for regime in (few, ~few):
+        tail = covering_tail(lost[regime], data.groups[regime])
+        least, most = left_out(lost[regime], data.groups[regime], tail)
+        loss_low[regime], loss_high[regime] = least * highs[regime], most * highs[regime]
+        ends.append(tuple(map(float, np.quantile(lost[regime], (tail, 1 - tail)))))
     return Fit(
         names,
         solve(data, names, np.ones(len(residuals), bool)),
-        low,
-        high,
-        quantiles((data.loss / ceiling)[few], data.groups[few]),
-        quantiles((data.loss / ceiling)[~few], data.groups[~few]),
+        float(low),
+        float(high),
+        ends[0],
+        ends[1],
         float(np.median((data.loss / middles)[few])),
         _bar(1 - data.flips, 1 - middles),
         residuals,
