@@ -19,6 +19,7 @@ from converter.evaluation.validation import measure_validation
 from converter.findings import Caution, Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.inputs.own_data import OwnData
 from converter.inputs.plans import ADJUSTABLE
+from converter.inputs.sizes import affordable
 from converter.inputs.task import Task
 from converter.options import Options
 from converter.quantization.stage import Integers
@@ -57,7 +58,7 @@ def measure(
 
     Raises VerificationFailed for an INT8 model that does not run.
     """
-    feeds = list(batches(task.plans, samples.held_out, BATCH))
+    feeds = list(batches(task.plans, samples.held_out, affordable(task.elements, BATCH)))
     int8, threads = integers.model, options.threads
     try:
         fidelity = measure_fidelity(

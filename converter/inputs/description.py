@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +20,8 @@ from converter.inputs.drawing import draw_inputs
 from converter.inputs.free_sizes import relate, trials
 from converter.inputs.plans import SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit
 from converter.inputs.recognition import describe_inputs
-from converter.inputs.scaling import settle_scalings
-from converter.inputs.sizes import sizes
+from converter.inputs.scaling import SAMPLES, settle_scalings
+from converter.inputs.sizes import affordable, sizes
 from converter.inputs.task import Task
 from converter.normalization import Normalized
 from converter.normalization.equivalence import probe, verify_equivalence
@@ -48,11 +49,13 @@ def describe_task(
     plans = fit_to_data(describe_inputs(graph, options.inputs), given)
     plans = _with_fitting_sizes(original, normalized.model, graph, network, plans)
     plans = with_honest_batch(original, plans)
-    plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed)
+    elements = _elements(network, graph, plans)
+    judged = affordable(sum(elements.values()), SAMPLES)
+    plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed, judged)
     generator = np.random.default_rng(options.seed)
     feeds = assemble(plans, draw_inputs(plans, batch_limit(plans, 1), generator))
     error = verify_equivalence(original, normalized.model, [feeds])
-    elements = sizes(network, graph, feeds)
+    elements = elements or sizes(network, graph, feeds)
     macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
     classes = class_output(graph, options.outputs)
     return Task(
@@ -68,6 +71,15 @@ def describe_task(
         error,
         excluded_nodes(original, graph, options.exclude, options.include),
     )
+
+
+def _elements(network: Reconstruction, graph: Graph, plans: tuple[InputPlan, ...]) -> dict[str, int]:
+    """The numbers in each tensor; none where the network does not take such inputs, which is to be said later."""
+    generator = np.random.default_rng(0)
+    feeds = assemble(plans, draw_inputs(plans, batch_limit(plans, 1), generator))
+    with suppress(RuntimeError, IndexError, ValueError):
+        return sizes(network, graph, feeds)
+    return {}
 
 
 WINDOWS = (512, 576, 1024, 640, 400, 320, 256)  # samples of sound that networks which listen piece by piece take

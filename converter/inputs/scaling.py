@@ -23,7 +23,7 @@ from converter.inputs.plans import ADJUSTABLE, SOUND, InputKind, InputPlan, Scal
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
 
-__all__ = ["PICTURE_SCALINGS", "settle_scalings"]
+__all__ = ["PICTURE_SCALINGS", "SAMPLES", "settle_scalings"]
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PICTURE_SCALINGS = (
@@ -54,15 +54,19 @@ def settle_scalings(
     plans: Sequence[InputPlan],
     batch_norms: Sequence[BatchNormStatistics],
     seed: int,
+    together: int = SAMPLES,
 ) -> tuple[InputPlan, ...]:
-    """The plans with every open scaling replaced by the candidate that fits the network best, all candidates scored."""
+    """The plans with every open scaling replaced by the candidate that fits the network best, all candidates scored.
+
+    ``together`` samples, whose responses are held at once, are judged.
+    """
     statistics = {each.tensor: each for each in batch_norms}
     settled = list(plans)
     for index, plan in enumerate(plans):
         if plan.settled or plan.kind not in ADJUSTABLE:
             continue
         scored = [
-            replace(scaling, score=_misfit(network, graph, settled, index, scaling, statistics, seed))
+            replace(scaling, score=_misfit(network, graph, settled, index, scaling, statistics, seed, together))
             for scaling in _candidates(plan)
         ]
         scored.sort(key=lambda each: each.score if each.score is not None else float("inf"))
@@ -98,6 +102,7 @@ def _misfit(
     scaling: Scaling,
     statistics: Mapping[str, BatchNormStatistics],
     seed: int,
+    together: int,
 ) -> float:
     """How badly a scaling fits: 0 is perfect, above about 3 is hopeless."""
     generator = np.random.default_rng(seed)
@@ -107,8 +112,8 @@ def _misfit(
     if not layers:
         return 0.0
     responses: dict[str, list[Tensor]] = {name: [] for name in layers}
-    count = batch_limit(trial, SAMPLES)
-    for _ in range(max(SAMPLES // count, 1)):
+    count = batch_limit(trial, together)
+    for _ in range(max(together // count, 1)):
         feeds = assemble(trial, draw_inputs(trial, count, generator))
         with torch.no_grad():
             for name, value in network.run(

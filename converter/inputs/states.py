@@ -54,7 +54,9 @@ def returned_states(graph: Graph, plans: tuple[InputPlan, ...]) -> dict[str, str
     return pairs
 
 
-def settle_states(network: Reconstruction, graph: Graph, plans: tuple[InputPlan, ...], raw: Raw) -> Raw:
+def settle_states(
+    network: Reconstruction, graph: Graph, plans: tuple[InputPlan, ...], raw: Raw, together: int = TOGETHER
+) -> Raw:
     """The samples with the states that the network has after some steps of other samples instead of zeros.
 
     As they are where a state comes back in another shape. Caches hold what the network makes of earlier tokens.
@@ -67,7 +69,7 @@ def settle_states(network: Reconstruction, graph: Graph, plans: tuple[InputPlan,
     settled = dict(raw)
     for turn in range(SETTLING, 0, -1):
         heard = {name: values if name in pairs else np.roll(values, turn, axis=0) for name, values in settled.items()}
-        size = batch_limit(plans, TOGETHER)
+        size = batch_limit(plans, together)
         parts = []
         for start in range(0, count, size):
             feeds = assemble(plans, heard, slice(start, start + size))

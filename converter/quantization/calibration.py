@@ -171,8 +171,9 @@ def observe(
         return look
 
     hooks = {name: watch(observer) for name, observer in observers.items()}
+    last = network.last_of(observers)  # the others are seen on the way, and freed
     with torch.no_grad():
         for feeds in reader:
-            network.run(tensors(feeds), [*observers], edit=hooks)
+            network.run(tensors(feeds), last, edit=hooks)
     progress(1.0)
     return observers

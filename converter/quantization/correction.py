@@ -188,7 +188,7 @@ def _correct_layer(
         feeds = {name: stream.rounded[name] for name in reads}
         after = network.run(feeds | {weight_name: new}, [output])[output]
         difference = (exact - after).movedim(channel, 0).reshape(exact.shape[channel], -1)
-        shift += difference.double().sum(1)
+        shift += difference.sum(1, dtype=torch.float64)
         places += difference.shape[1]
         if number == 0:  # what rounding to nearest would have cost is told from one batch
             before = network.run(feeds | {weight_name: old}, [output])[output]

@@ -13,7 +13,7 @@ from converter.attempts import Attempts
 from converter.findings import StepTaken
 from converter.graph import Graph, attribute, multiply_adds
 from converter.inputs.plans import Feeds, tensors
-from converter.inputs.sizes import sizes
+from converter.inputs.sizes import FORWARD_BYTES, GRADIENT_BYTES, affordable, sizes
 from converter.options import Effort, Method, Options, Precision, Step, Target
 from converter.process_memory import return_freed_memory
 from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
@@ -26,7 +26,7 @@ from converter.quantization.float_fallback import FEW_WEIGHTS, choose_precision
 from converter.quantization.joined_ranges import join_ranges
 from converter.quantization.placement import Placement, place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range
-from converter.quantization.sensitivity import measure_damage
+from converter.quantization.sensitivity import measure_damage, measure_damage_directly
 from converter.reconstruction import Reconstruction, reconstruct
 
 __all__ = ["Optimized", "optimize"]
@@ -94,13 +94,16 @@ def optimize(
     }
     ranges |= {name: each for name, each in stated.items() if name in ranges}
     ranges = join_ranges(graph, everything.nodes, shared, ranges)
-    judged_together = max(int(JUDGED_BYTES / (4 * max(sum(elements.values()), 1))), 1)
+    judged_together = affordable(sum(elements.values()), JUDGED, JUDGED_BYTES)
     judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, judged_together)]
     damage, placement = dict.fromkeys(ranges, 0.0), everything
     harm = dict.fromkeys(shared, 0.0)
     few = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
     with attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
-        damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
+        if 4 * sum(elements.values()) < GRADIENT_BYTES / 2:  # which lie beside as many probes
+            damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
+        else:
+            damage = measure_damage_directly(network, ranges, _judged_outputs(graph), judged[0])
         progress(0.5, "damage of each rounding measured")
         harm = {name: damage[source] for name, source in shared.items()}
         if Step.FLOAT_FALLBACK not in options.skip:
@@ -112,8 +115,9 @@ def optimize(
         Step.BIAS_CORRECTION not in options.skip,
         saturating=options.target is Target.X64,
     )
-    fitted = min(max(int(STREAM_BYTES / (4 * max(elements.values(), default=1))), JUDGED), MOST_FITTED)
-    together = max(int(PIECE_BYTES / (4 * max(elements.values(), default=1))), 1)
+    largest = max(elements.values(), default=1)
+    fitted = max(affordable(largest, MOST_FITTED, STREAM_BYTES), affordable(largest, JUDGED, FORWARD_BYTES / 4))
+    together = affordable(largest, MOST_FITTED, PIECE_BYTES)
     batches = [tensors(part) for feeds in _first(calibration, fitted) for part in _parts(feeds, together)]
     widths = Widths({})
     with attempts.optional("widths", "Choosing bit widths"):

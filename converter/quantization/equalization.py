@@ -252,9 +252,10 @@ def _scales(
     usable = [
         name for name, axis in axes.items() if labels.numbers[name].dim() and labels.along(name, axis) is not None
     ]
+    last = network.last_of(usable)
     with torch.no_grad():
         for feeds in batches:
-            network.run(tensors(feeds), usable, edit={name: watch(name) for name in usable})
+            network.run(tensors(feeds), last, edit={name: watch(name) for name in usable})
     wanted: dict[int, float] = {}
     for name in usable:
         numbers = labels.along(name, axes[name])

@@ -14,6 +14,7 @@ The estimate ranks tensors well. It does not choose ranges well: shrinking each 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
 
-__all__ = ["measure_damage", "round_to_range"]
+__all__ = ["measure_damage", "measure_damage_directly", "round_to_range"]
 
 ELEMENTS = 65_536  # of one tensor and batch that are looked at, evenly spaced
 PROJECTIONS = 2
@@ -76,6 +77,30 @@ def measure_damage(
         seen += PROJECTIONS
         progress(0.0)
     return {name: damage / max(seen, 1) for name, damage in found.items()}
+
+
+def measure_damage_directly(
+    network: Reconstruction, ranges: Mapping[str, Range], outputs: Sequence[str], feeds: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """The same from one run for each tensor, for networks whose gradients are too large to keep; on one batch."""
+    with torch.no_grad():
+        clean = [value for value in network.run(feeds, outputs).values() if value.is_floating_point()]
+        found = {}
+        for name, each in ranges.items():
+            results = network.run(feeds, outputs, edit={name: partial(_rounded, each)})
+            moved = [value for value in results.values() if value.is_floating_point()]
+            found[name] = sum(map(_moved, clean, moved))
+    return found
+
+
+def _rounded(each: Range, value: Tensor) -> Tensor:
+    return round_to_range(value, each.low, each.high, each.levels)
+
+
+def _moved(before: Tensor, after: Tensor) -> float:
+    """The squared change of an output a sample, in units of its spread."""
+    spread = before.std(correction=0).clamp_min(1e-12)
+    return float((after - before).square().mean() / spread.square()) if before.numel() else 0.0
 
 
 def _project(output: Tensor, generator: torch.Generator) -> Tensor:

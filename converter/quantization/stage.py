@@ -13,6 +13,7 @@ from onnx import ModelProto
 from converter.checkpoints import Checkpoints, Saved
 from converter.findings import KeptFloat, Quantization, StepTaken
 from converter.inputs.plans import InputKind, InputPlan, picture_bounds
+from converter.inputs.sizes import affordable
 from converter.inputs.task import Task
 from converter.options import RANGELESS, Method, Options, Precision, Target
 from converter.progress import Reporter, Stage
@@ -58,7 +59,7 @@ def make_integers(
             saved.model, float32, Quantization.model_validate(values["decisions"]), values["methods"], observed
         )
     if options.precision in RANGELESS:
-        plain = make_rangeless(task, samples.feeds(BATCH), options)
+        plain = make_rangeless(task, samples.feeds(affordable(task.elements, BATCH)), options)
         made = Integers(plain.model, plain.float32, plain.decisions, {}, {})
         _keep(made, checkpoints)
         return made
@@ -94,7 +95,7 @@ def _write(
     task: Task, samples: Synthesis, options: Options, reporter: Reporter, kept_float: Mapping[str, str]
 ) -> tuple[Optimized, ModelProto]:
     """What is decided for the integer model, and the file that onnxruntime writes by it."""
-    calibration = list(samples.feeds(BATCH))
+    calibration = list(samples.feeds(affordable(task.elements, BATCH)))
     optimized = optimize(
         task.model,
         task.network,
@@ -110,7 +111,7 @@ def _write(
     four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
 
     def write(plan: Plan) -> ModelProto:
-        model = quantize(optimized.model, plan, SampleReader(lambda: samples.feeds(BATCH)))
+        model = quantize(optimized.model, plan, SampleReader(lambda: samples.feeds(affordable(task.elements, BATCH))))
         return pack(model, four_bits, options.precision is not Precision.W4A4) if four_bits else model
 
     first = next(iter(samples.feeds(1)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,17 @@ class Reconstruction(nn.Module):
         as it is there, before anything reads it.
         """
         return dict(zip(fetch, self._execute(feeds, fetch, edit or {}), strict=True))
+
+    def last_of(self, names: Iterable[str]) -> list[str]:
+        """Those of the tensors that no other of them needs: whoever fetches these makes all of them on the way."""
+        wanted, needed = list(dict.fromkeys(names)), set[str]()
+        last = set(wanted) - self.program.producers.keys()
+        for operation in reversed(self.program.operations):
+            made = set(operation.outputs)
+            last |= made.intersection(wanted) - needed
+            if made & (needed | last):
+                needed.update(operation.needs)
+        return [name for name in wanted if name in last]
 
     def _execute(self, feeds: Mapping[str, Value], fetch: Sequence[str], edit: Edits) -> list[Value]:
         if self.device.type == "cpu":

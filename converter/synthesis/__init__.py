@@ -22,10 +22,11 @@ from converter.errors import InvalidOption
 from converter.inputs.calibration_data import CalibrationData
 from converter.inputs.drawing import draw_inputs
 from converter.inputs.plans import Feeds, InputPlan, assemble, batch_limit
-from converter.inputs.states import settle_states
+from converter.inputs.sizes import GRADIENT_BYTES, affordable
+from converter.inputs.states import TOGETHER, settle_states
 from converter.options import Effort, Method
 from converter.synthesis import genie, gznq, zeroq
-from converter.synthesis.automatic import approach_scores
+from converter.synthesis.automatic import BATCH, approach_scores
 from converter.synthesis.genie import synthesize_genie
 from converter.synthesis.gznq import synthesize_gznq
 from converter.synthesis.gzsq import synthesize_gzsq
@@ -101,6 +102,7 @@ def synthesize_auto(problem: Problem, count: int, seed: int, steps: int, *, othe
         torch.Generator().manual_seed(seed),
         problem.deadline,
         problem.progress,
+        affordable(problem.elements, BATCH, GRADIENT_BYTES),
     )
     for name, value in moved.items():
         raw[name][:chosen] = value.numpy()
@@ -141,6 +143,8 @@ def synthesize(
         )
     started, count = time.monotonic(), _whole_batches(count, problem.plans)
     steps = problem.affordable_steps(round(CALIBRATION_STEPS * EXERTION[effort]), round(count * CLASS_SHARE))
+    if 4 * problem.elements > GRADIENT_BYTES:
+        steps = 0  # what a gradient step keeps of one sample is more than a conversion may take
     fewer = -(-steps * HELD_OUT_STEPS // CALIBRATION_STEPS)  # in proportion, where the network leaves time for few
     fewer = min(fewer, HELD_OUT_STEPS)  # and no more, so that the margins of the samples that judge stay what they are
     attempts = Attempts()
@@ -156,7 +160,11 @@ def synthesize(
     calibration, judged = made.raw, held_out.raw
     with attempts.optional("states", "Running states in"):
         calibration, judged = (
-            settle_states(problem.network, problem.graph, problem.plans, each.raw) if each.raw else {}
+            settle_states(
+                problem.network, problem.graph, problem.plans, each.raw, affordable(problem.elements, TOGETHER)
+            )
+            if each.raw
+            else {}
             for each in (made, held_out)
         )
     seconds = time.monotonic() - started

@@ -20,7 +20,7 @@ from converter.inputs.plans import ADJUSTABLE, COLOURED, InputPlan, assemble, ba
 from converter.reconstruction import Reconstruction
 from converter.scores import Score
 
-__all__ = ["approach_scores"]
+__all__ = ["BATCH", "approach_scores"]
 
 RATE = 0.012  # of a picture in [0, 1] a step, or of a deviation for other inputs
 BETAS = (0.9, 0.999)
@@ -61,17 +61,19 @@ def approach_scores(
     generator: torch.Generator,
     deadline: float,
     on_step: Callable[[float], None] = lambda _: None,
+    together: int = BATCH,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Raw samples moved by at most ``steps`` Adam steps towards random scores each, and the loss after each step.
 
     ``raw`` holds [N, *shape] of every input; inputs that are no pictures, signals or features stay as they are.
+    ``together`` of them go through the network at once.
     """
     moved = {name: value.clone() for name, value in raw.items()}
     adjustable = [plan for plan in plans if plan.kind in ADJUSTABLE]
     count = len(next(iter(raw.values())))
     curve: list[list[float]] = []
-    limit = batch_limit(plans, BATCH)  # 1 needs no obeying: a graph for single samples takes batches in torch
-    size = limit if limit > 1 or any(plan.batch_axis is None for plan in plans) else BATCH
+    limit = batch_limit(plans, together)  # 1 needs no obeying: a graph for single samples takes batches in torch
+    size = limit if limit > 1 or any(plan.batch_axis is None for plan in plans) else together
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
         losses = _move(network, plans, adjustable, moved, part, scores, steps, generator, deadline)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from converter.inputs.plans import tensors
 from converter.quantization.calibration import RangeRule, observe
 from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Range
-from converter.quantization.sensitivity import measure_damage, round_to_range
+from converter.quantization.sensitivity import measure_damage, measure_damage_directly, round_to_range
 from tests.networks import Prepared, model_of, node, prepare, residual, weights
 
 
@@ -126,3 +128,33 @@ def test_the_seed_decides_the_projection(seed: int) -> None:
     )
     assert first == second
     assert first != measure_damage(given_.network, ranges, ["y"], map(tensors, given_.batches), seed + 7)
+
+
+def test_tried_one_by_one_damage_is_what_rounding_does_and_what_gradients_foretell() -> None:
+    given_ = prepare(residual())
+    ranges = ranges_of(given_)
+    feeds = tensors(given_.batches[0])
+    direct = measure_damage_directly(given_.network, ranges, ["y"], feeds)
+    foretold = measure_damage(given_.network, ranges, ["y"], [feeds], 0)
+    worst = max(ranges, key=lambda name: direct[name])
+    assert direct.keys() == foretold.keys() == ranges.keys()
+    assert worst in sorted(ranges, key=lambda name: -foretold[name])[:3]
+    assert 0.2 < sum(direct.values()) / sum(foretold.values()) < 5
+
+
+def test_whoever_fetches_the_last_tensors_sees_all() -> None:
+    given_ = prepare(residual())
+    names = sorted(ranges_of(given_))
+    last = given_.network.last_of(names)
+    seen: list[str] = []
+
+    def look(name: str) -> Callable[[Tensor], Tensor]:
+        def note(value: Tensor) -> Tensor:
+            seen.append(name)
+            return value
+
+        return note
+
+    given_.network.run(tensors(given_.batches[0]), last, edit={name: look(name) for name in names})
+    assert sorted(seen) == names
+    assert len(last) < len(names)
