@@ -145,23 +145,7 @@ def convert(
         emit({"event": "result", "model": str(files.model), "report": str(files.report), "html": str(files.html)})
     else:
         print(closing_lines(result.report, files))
-    if options.min_agreement is None:
-        return DONE
-    shown = judged_agreement(result.report)
-    if shown is None:
-        print(
-            f"zsq: --min-agreement could not be compared: {result.report.predicted.reason or 'nothing was measured'}.",
-            file=sys.stderr,
-        )
-        return DONE
-    if shown >= options.min_agreement:
-        return DONE
-    print(
-        f"zsq: INT8 may agree with FP32 on {shown:.1%} of inputs only, where {options.min_agreement:.1%} were asked "
-        "for; see the report.",
-        file=sys.stderr,
-    )
-    return DISAPPOINTED
+    return verdict(result.report, options.min_agreement)
 
 
 @app.command()
@@ -182,6 +166,58 @@ def inspect(model: Model, as_json: AsJson = False) -> int:
 
 
 @app.command()
+def verify(
+    int8: Annotated[Path, typer.Argument(metavar="INT8.onnx", help="What zsq convert wrote.", show_default=False)],
+    float32: Annotated[Path, typer.Argument(metavar="FP32.onnx", help="What it was made from.", show_default=False)],
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="The data it was calibrated on, if it was on data of yours.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make an INT8 model again as it says it was made, and compare byte by byte.
+
+    Exit codes: 0 the same bytes, 3 others, 2 refused.
+    """
+    given, source = existing_model(int8), existing_model(float32)
+    prepare_process()
+    with showing_progress(as_json) as listener:
+        from converter.verification import verify as verify_model
+
+        found = verify_model(given, source, calibration, listener)
+    if as_json:
+        emit({"event": "verification", "same": found.same, "differences": list(found.differences)})
+    elif found.same:
+        print(f"{given} is, byte for byte, what zsq makes of {source}.")
+    if found.same:
+        return DONE
+    print(f"zsq: {given} is not what zsq makes of {source} here. {' '.join(found.differences)}", file=sys.stderr)
+    return DISAPPOINTED
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="A report.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="Another.", show_default=False)],
+    html: Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write the table as a page.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show two reports side by side, and by how much they differ."""
+    reports = [read_report(path) for path in (first, second)]
+    from converter.files import write_whole
+    from converter.report.comparison import compare as compare_reports
+
+    names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
+    comparison = compare_reports(reports[0], reports[1], names)
+    if html is not None:
+        write_whole({html: comparison.to_html().encode()})
+    if as_json:
+        emit({"event": "comparison", **comparison.to_dict()})
+    else:
+        print(comparison)
+    return DONE
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where everything goes.")] = Path("zsq-demo"),
 ) -> int:
@@ -190,6 +226,26 @@ def demo(
 
     print(demonstrate(folder))
     return DONE
+
+
+def read_report(path: Path) -> Report:
+    """The report in a file; raises InvalidOption saying why there is none."""
+    from pydantic import ValidationError
+
+    from converter.report import Report
+
+    try:
+        return Report.from_json(path.read_bytes())
+    except OSError as problem:
+        raise InvalidOption(f"{path} cannot be read: {problem.strerror}.", field="report") from problem
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise InvalidOption(
+            f"{path} is no report of this version of zsq: {place}: {first['msg']}.",
+            field="report",
+            remedy="Give the .report.json that zsq convert wrote.",
+        ) from problem
 
 
 def read_options(file: Path | None, given: dict[str, Any]) -> Options:
@@ -235,6 +291,27 @@ def output_kinds(given: Sequence[str]) -> dict[str, str]:
             )
         kinds[name] = kind
     return kinds
+
+
+def verdict(report: Report, wanted: float | None) -> int:
+    """The exit code of a conversion whose INT8 model should decide as FP32 on a share ``wanted``, and why, printed."""
+    if wanted is None:
+        return DONE
+    shown = judged_agreement(report)
+    if shown is None:
+        print(
+            f"zsq: --min-agreement could not be compared: {report.predicted.reason or 'nothing was measured'}.",
+            file=sys.stderr,
+        )
+        return DONE
+    if shown >= wanted:
+        return DONE
+    print(
+        f"zsq: INT8 may agree with FP32 on {shown:.1%} of inputs only, where {wanted:.1%} were asked for; see the "
+        "report.",
+        file=sys.stderr,
+    )
+    return DISAPPOINTED
 
 
 def closing_lines(report: Report, outputs: Outputs) -> str:

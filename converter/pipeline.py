@@ -25,6 +25,7 @@ from converter.normalization import normalize
 from converter.options import RANGELESS, Options, Precision
 from converter.process_memory import return_freed_memory
 from converter.progress import Listener, Reporter, Stage, silent
+from converter.provenance import Provenance, digest
 from converter.quantization.calibration import SampleReader
 from converter.quantization.int4_packing import raise_opset
 from converter.quantization.stage import Integers, make_integers
@@ -107,6 +108,7 @@ def convert(
             made = make_samples(task, options, clock.reporter, kept, own)
         with clock.stage(Stage.OPTIMIZATION, "deciding ranges, rounding and precision"):
             integers: Integers = make_integers(task, made, options, clock.reporter, kept)
+            Provenance.of(digest(source), options, own.digest if own else "").write(integers.model)
         with clock.stage(Stage.FIDELITY, "measuring INT8 against FP32"):
             measured = measure(admitted.model, task, made, integers, options, data)
         with clock.stage(Stage.REPORT, "writing the report"):

@@ -13,7 +13,7 @@ import converter.cli
 import service.hookring
 import service.keyring
 from converter.console import DONE, run
-from converter.options import Method, Precision, Target
+from converter.options import Effort, Method, Precision, Prefer, Step, Target
 from converter.outputs import Outputs, existing_model
 from service.keyring import DatabaseUrl, DataDir, settings_of
 
@@ -22,6 +22,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=converter.cli.app.info.help)
 app.command()(converter.cli.convert)
 app.command()(converter.cli.inspect)
+app.command()(converter.cli.verify)
+app.command()(converter.cli.compare)
 app.command()(converter.cli.demo)
 app.callback()(converter.cli.options_of_all)
 app.add_typer(service.keyring.app, name="keys")
@@ -107,8 +109,20 @@ def submit(
     samples: Annotated[int | None, typer.Option(metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N")] = None,
     time_budget: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Exit code 3 below it, with --wait.")
+    ] = None,
+    max_drop: Annotated[float | None, typer.Option(metavar="SHARE")] = None,
+    expected_accuracy: Annotated[float | None, typer.Option(metavar="SHARE")] = None,
+    prefer: Annotated[Prefer | None, typer.Option(help="What decides where they disagree.")] = None,
+    effort: Annotated[Effort | None, typer.Option(help="Time for the last bit of quality.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Nodes to leave in float.")] = None,
+    include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="The only ones to make integer.")] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=SPEC")] = None,
+    kinds: Annotated[list[str] | None, typer.Option("--output", metavar="NAME=KIND")] = None,
     target: Annotated[Target | None, typer.Option(help="The processor that will run it.")] = None,
+    skip: Annotated[list[Step] | None, typer.Option(help="Leave this step out; may be repeated.")] = None,
+    size_budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Of mixed precision.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Convert again, even if there is a result already.")] = False,
     as_json: converter.cli.AsJson = False,
 ) -> int:
@@ -116,7 +130,10 @@ def submit(
     source = existing_model(model)
     given = {
         "method": method, "precision": precision, "samples": samples, "seed": seed, "time_budget": time_budget,
-        "inputs": converter.cli.input_specs(inputs or []) or None, "target": target,
+        "inputs": converter.cli.input_specs(inputs or []) or None, "target": target, "skip": skip or None,
+        "min_agreement": min_agreement, "max_drop": max_drop, "expected_accuracy": expected_accuracy,
+        "prefer": prefer, "effort": effort, "exclude": exclude or None, "include": include or None,
+        "outputs": converter.cli.output_kinds(kinds or []) or None, "size_budget": size_budget,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     converter.cli.read_options(None, options)  # refused here rather than after an upload
@@ -129,6 +146,8 @@ def submit(
 
     if wait:
         submit_and_wait(url, api_key, source, options, fresh, outputs, as_json)
+        if min_agreement is not None:
+            return converter.cli.verdict(converter.cli.read_report(outputs.report), min_agreement)
     else:
         submit_only(url, api_key, source, options, fresh, as_json)
     return DONE

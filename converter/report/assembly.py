@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import platform
 import resource
@@ -39,6 +38,7 @@ from converter.inputs.plans import ADJUSTABLE, COLOURED, InputKind, InputPlan
 from converter.inputs.task import Task
 from converter.normalization import Normalized
 from converter.options import Options
+from converter.provenance import digest
 from converter.quantization.stage import Integers
 from converter.report import Report
 from converter.report.command import command_line
@@ -137,7 +137,7 @@ def _model(facts: Facts, task: Task) -> Model:
     given = facts.admitted.facts
     return Model(
         name=_name(facts.source),
-        sha256=_digest(facts.source),
+        sha256=digest(facts.source),
         bytes=given.file_bytes,
         ir_version=given.ir_version,
         opset=given.opset,
@@ -158,13 +158,6 @@ def _model(facts: Facts, task: Task) -> Model:
 
 def _name(source: str | Path | bytes | ModelProto) -> str:
     return Path(source).name if isinstance(source, str | Path) else "model.onnx"
-
-
-def _digest(source: str | Path | bytes | ModelProto) -> str:
-    if isinstance(source, str | Path):
-        with Path(source).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(source if isinstance(source, bytes) else source.SerializeToString()).hexdigest()
 
 
 def _tensor_fact(value: Value) -> TensorFact:
