@@ -14,7 +14,7 @@ from converter.graph import Graph
 from converter.quantization.qdq_writer import Plan
 from converter.sessions import Feeds, open_session
 
-__all__ = ["Written", "write_running"]
+__all__ = ["Written", "find_problem", "write_running"]
 
 MOST_TRIALS = 24  # of writing the model; by halves that finds several culprits among thousands of nodes
 MOST_SAID = 160  # characters of onnxruntime's message that a reason quotes
@@ -44,7 +44,7 @@ def write_running(float32: ModelProto, plan: Plan, write: Callable[[Plan], Model
         narrowed = replace(plan, nodes=nodes)
         try:
             model = write(narrowed)
-            problem = _check(float32, model, feeds)
+            problem = find_problem(float32, model, feeds)
         except (Stopped, MemoryError):
             raise
         except Exception as failure:  # boundary: the quantizer's and onnxruntime's exceptions share no narrower base
@@ -69,7 +69,7 @@ def write_running(float32: ModelProto, plan: Plan, write: Callable[[Plan], Model
     return replace(best, kept_float=dict.fromkeys(sorted(plan.nodes - best.plan.nodes), reason))
 
 
-def _check(float32: ModelProto, model: ModelProto, feeds: Feeds) -> str:
+def find_problem(float32: ModelProto, model: ModelProto, feeds: Feeds) -> str:
     """What is wrong with the integer model; nothing where it is finite wherever the float model is."""
     outputs = open_session(model).run(None, dict(feeds))
     if all(_finite(each) for each in outputs):

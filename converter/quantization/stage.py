@@ -21,10 +21,12 @@ from converter.quantization.calibration import SampleReader
 from converter.quantization.closed_loop import ClosedLoop, run_closed_loop
 from converter.quantization.decisions import Optimized, optimize
 from converter.quantization.int4_packing import pack
+from converter.quantization.mixing import Mix, plan_mix, weights_alone, write_mix
 from converter.quantization.placement import candidates, weighted_nodes
 from converter.quantization.qdq_writer import Plan, Range, quantize
 from converter.quantization.rangeless import make_rangeless
 from converter.quantization.running import write_running
+from converter.quantization.treatments import Treatment
 from converter.synthesis import Synthesis
 
 __all__ = ["Integers", "make_integers"]
@@ -63,16 +65,19 @@ def make_integers(
         made = Integers(plain.model, plain.float32, plain.decisions, {}, {})
         _keep(made, checkpoints)
         return made
-    optimized, model = _write(task, samples, options, reporter, task.excluded)
-    loop = run_closed_loop(task.model, model, task.graph, task.plans, samples.held_out)
+    mix = plan_mix(task, samples.feeds(affordable(task.elements, BATCH)), options)
+    written = _write(mix, samples, options, reporter, task.excluded)
+    loop = run_closed_loop(task.model, written.model, task.graph, task.plans, samples.held_out)
     if loop is not None and loop.sqnr_db < LEAST_IN_LOOP:
-        optimized, model = _write(task, samples, options, reporter, {**_every_layer(task, loop), **task.excluded})
+        kept = {**_every_layer(task, loop), **task.excluded}
+        written = _write(weights_alone(task), samples, options, reporter, kept)
+    optimized = written.optimized
     if loop is not None:
         optimized = replace(optimized, steps=[*optimized.steps, _loop_tried(loop)])
     made = Integers(
-        model,
+        written.model,
         optimized.float32,
-        _decisions(task, optimized, model, options),
+        _decisions(task, optimized, written.treated, options),
         {name: each.method for name, each in optimized.plan.ranges.items()},
         {name: (each.low, each.high) for name, each in optimized.observed.items()},
     )
@@ -91,10 +96,20 @@ def _keep(made: Integers, checkpoints: Checkpoints) -> None:
     )
 
 
+@dataclass(frozen=True)
+class _Written:
+    """What was decided for the integer model, its file, and the nodes in it that are integers without a fixed range."""
+
+    optimized: Optimized
+    model: ModelProto
+    treated: Mapping[str, Treatment]
+
+
 def _write(
-    task: Task, samples: Synthesis, options: Options, reporter: Reporter, kept_float: Mapping[str, str]
-) -> tuple[Optimized, ModelProto]:
-    """What is decided for the integer model, and the file that onnxruntime writes by it."""
+    mix: Mix, samples: Synthesis, options: Options, reporter: Reporter, kept_float: Mapping[str, str]
+) -> _Written:
+    """What is decided for the integer model, and the file that is written by it."""
+    task = mix.task
     calibration = list(samples.feeds(affordable(task.elements, BATCH)))
     optimized = optimize(
         task.model,
@@ -104,7 +119,7 @@ def _write(
         options,
         lambda share, message: reporter(Stage.OPTIMIZATION, share, message),
         _stated_ranges(task.plans),
-        kept_float,
+        {**mix.not_static, **kept_float},
         1.0 if samples.own else _margin(task.plans, options.method),
     )
     reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
@@ -120,7 +135,9 @@ def _write(
         kept = {**optimized.placement.kept_float, **written.kept_float}
         placement = replace(optimized.placement, nodes=written.plan.nodes, kept_float=kept)
         optimized = replace(optimized, plan=written.plan, placement=placement)
-    return optimized, written.model
+    mixed = write_mix(written.model, mix, first)
+    optimized = replace(optimized, steps=[*mix.steps, *optimized.steps, *mixed.steps])
+    return _Written(optimized, mixed.model, mixed.nodes)
 
 
 def _stated_ranges(plans: tuple[InputPlan, ...]) -> dict[str, Range]:
@@ -158,16 +175,17 @@ def _loop_tried(loop: ClosedLoop) -> StepTaken:
     )
 
 
-def _decisions(task: Task, optimized: Optimized, model: ModelProto, options: Options) -> Quantization:
+def _decisions(task: Task, optimized: Optimized, treated: Mapping[str, Treatment], options: Options) -> Quantization:
     nodes = {node.name: node for node in task.graph.nodes}
-    quantized = optimized.placement.nodes
-    reasons = dict(optimized.placement.kept_float)
+    quantized = optimized.placement.nodes | treated.keys()
+    reasons = {name: why for name, why in optimized.placement.kept_float.items() if name not in treated}
     able = candidates(task.graph)
     weighted = [
         node for node in task.graph.nodes if node.op_type in ("ConvTranspose", "LSTM", "GRU", "RNN", "If", "Loop")
     ]
     for node in weighted:
-        reasons.setdefault(node.name, "onnxruntime has no integer kernel for it")
+        stored = ", its weights are integers in the file" if node.name in treated else ""
+        reasons.setdefault(node.name, f"onnxruntime has no integer kernel for it{stored}")
     coarse = any(each.levels == 16 for each in optimized.plan.ranges.values())
     kept = [
         KeptFloat(node=name, operator=nodes[name].op_type, reason=why)
