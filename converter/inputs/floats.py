@@ -23,6 +23,7 @@ SENSORS = 12  # channels of one recording at most: an electrocardiogram has 12, 
 FLAT_SIDE = 8  # of the smallest flattened picture: scikit-learn's digits
 ALIKE = 0.25  # correlation of first-layer weights of neighbouring pixels, from which the features are a picture's
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "STFT", "DFT", "Einsum")
+MOVES = ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand")
 COMPARING = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 
 
@@ -57,10 +58,10 @@ def _single(evidence: Evidence) -> Finding | None:
         return Finding(InputKind.CONSTANT, f"NonMaxSuppression reads it: {words}", value=value, batched=False)
     if (step := find_step(evidence)) is not None:
         return step
-    layered = any(use.operator in LAYERS and _is_data(use) for use in evidence.uses)
+    first = next((use.operator for use in evidence.uses if use.operator not in MOVES), None)
     if evidence.used(COMPARING):
         return Finding(InputKind.CONSTANT, "it is compared with other numbers: a threshold", value=0.5, batched=False)
-    if not layered and evidence.used(("Mul", "Div", "Pow")):
+    if first in ("Mul", "Div", "Pow"):
         return Finding(
             InputKind.CONSTANT, "it multiplies other numbers, and 1 leaves them as they are", value=1.0, batched=False
         )

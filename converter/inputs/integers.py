@@ -45,10 +45,12 @@ def recognize_integers(evidence: Evidence) -> Finding | None:
         return _index(evidence, tables)
     if evidence.used(("If", "Loop", "Where"), 0) and boolean and is_one(evidence.shape):
         return Finding(InputKind.CONSTANT, "it decides which branch runs; both are tried", choices=(1.0, 0.0))
+    if (step := find_step(evidence)) is not None:
+        return step
     mask = find_mask(evidence)
     if mask is not None and not is_one(evidence.shape):
         return mask
-    return find_step(evidence) or (_number(evidence) if len(evidence.shape) <= 1 or is_one(evidence.shape) else None)
+    return _number(evidence) if len(evidence.shape) <= 1 or is_one(evidence.shape) else None
 
 
 def _bytes(evidence: Evidence) -> Finding | None:
@@ -151,6 +153,8 @@ def _special(evidence: Evidence, use: Use, rows: int) -> tuple[int | None, int |
 def find_mask(evidence: Evidence) -> Finding | None:
     """A mask, if the input decides yes or no place by place, or keeps attention away from what has no meaning."""
     graph = evidence.graph
+    if _forbids(evidence):
+        return Finding(InputKind.MASK, "where it is true, attention is forbidden", choices=(0.0, 1.0))
     if evidence.value.dtype == "bool":
         return Finding(InputKind.MASK, "it holds yes and no", value=1.0)
     whole = not evidence.value.dtype.startswith("float")
@@ -176,6 +180,22 @@ def find_mask(evidence: Evidence) -> Finding | None:
             InputKind.MASK, "its name speaks of a mask, and it meets other tensors place by place", value=1.0
         )
     return None
+
+
+def _forbids(evidence: Evidence) -> bool:
+    """Whether a Where puts a number that forbids attention where the input is true."""
+    chosen = evidence.used(("Where",), 0)
+    if chosen is None:
+        return False
+    taken = stored(evidence.graph, chosen.node.input[1])
+    forbidden = taken is not None and taken.size > 0 and taken.dtype.kind == "f" and float(taken.max()) <= -FORBIDDING
+    return forbidden != ("Not" in chosen.passed) and (forbidden or _spares(evidence, chosen))
+
+
+def _spares(evidence: Evidence, chosen: Use) -> bool:
+    """Whether the Where's other number forbids, with a Not before it."""
+    other = stored(evidence.graph, chosen.node.input[2])
+    return other is not None and other.size > 0 and other.dtype.kind == "f" and float(other.max()) <= -FORBIDDING
 
 
 def _counted(evidence: Evidence) -> bool:

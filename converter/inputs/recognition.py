@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from converter.errors import InvalidOption, UnsupportedModel
-from converter.graph import Graph, Shape, Value
+from converter.graph import Graph, Shape, Value, attribute
 from converter.inputs.evidence import Evidence, Finding, is_one, symbolic
 from converter.inputs.floats import recognize_floats
 from converter.inputs.integers import recognize_integers
@@ -27,6 +27,7 @@ TYPICAL_SIGNAL = 16_000  # one second of speech
 TYPICAL_PAST = 16  # tokens in a cache
 TYPICAL_FRAMES = 8  # of a film
 CODES = (0, 2)
+RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 def describe_inputs(graph: Graph, specs: Mapping[str, InputSpec]) -> tuple[InputPlan, ...]:
@@ -135,6 +136,10 @@ def _batch_axis(evidence: Evidence, finding: Finding) -> int | None:
     shape = evidence.shape
     if not shape or not finding.batched:
         return None
+    for use in evidence.uses:  # a recurrent layer has its samples on the second axis, unless it says otherwise
+        if use.operator in RECURRENT and use.place in (0, 5, 6) and use.axes is not None and len(use.axes) == 3:
+            axis = use.axes[0 if attribute(use.node, "layout", 0) else 1]
+            return axis
     firsts = {size for other in evidence.others for size in (other.shape or ())[:1] if isinstance(size, str)}
     if finding.kind in (InputKind.STATE, InputKind.CACHE):
         named = [axis for axis, size in enumerate(shape) if isinstance(size, str) and size in firsts]

@@ -35,6 +35,7 @@ KINDS = {
 RANKS = {InputKind.PICTURE: (3, 4), InputKind.VIDEO: (5,), InputKind.MAP: (3, 4, 5), InputKind.SIGNAL: (1, 2, 3)}
 WHOLE = frozenset({InputKind.TOKENS, InputKind.TYPES, InputKind.POSITIONS})
 REAL = ADJUSTABLE | {InputKind.STATE, InputKind.CACHE}
+MOST_CHANNELS = 16  # of a picture: beyond the thirteen bands of satellites
 CAFFE = 2.0  # a mean or deviation above it is counted in 0..255
 
 
@@ -62,8 +63,8 @@ def finding_of(evidence: Evidence, spec: InputSpec) -> Finding | None:
     real = evidence.value.dtype.startswith("float")
     if kind in REAL and not real and kind is not InputKind.PICTURE:
         raise refused(name, f"kind={spec.kind} needs real numbers, and it holds {evidence.value.dtype}")
-    if kind in WHOLE and evidence.value.dtype == "bool":
-        raise refused(name, f"kind={spec.kind} needs numbers, and it holds bool")
+    if kind in WHOLE and (evidence.value.dtype == "bool" or (real and not _recognized_tokens(evidence))):
+        raise refused(name, f"{kind} are whole numbers, and it holds {evidence.value.dtype}")
     if kind in RANKS and rank not in RANKS[kind]:
         axes = " or ".join(map(str, RANKS[kind]))
         raise refused(name, f"kind={spec.kind or kind} needs {axes} axes, and it has {rank}")
@@ -129,6 +130,9 @@ def _channels_last(evidence: Evidence, spec: InputSpec, kind: InputKind) -> bool
     if kind not in (InputKind.PICTURE, InputKind.MAP, InputKind.VIDEO):
         return False
     if spec.layout is not None:
+        size = evidence.shape[-1 if spec.layout is Layout.NHWC else 1 - (len(evidence.shape) == 3)]
+        if isinstance(size, int) and size > MOST_CHANNELS and kind is not InputKind.MAP:
+            raise refused(evidence.value.name, f"layout={spec.layout} would give it {size} channels")
         return spec.layout is Layout.NHWC
     first, last = evidence.shape[-3], evidence.shape[-1]
     return last in (1, 3, 4) and first not in (1, 3, 4)
