@@ -101,6 +101,7 @@ def _input_facts(plan: InputPlan) -> dict[str, object]:
         "shape": list(plan.shape),
         "scaled": [each.name for each in (plan.scaling, *plan.rivals)],
         "why": plan.reason,
+        "overrule": plan.overrule,
         "hypotheses": [{"name": each.name, "misfit": each.score} for each in plan.considered],
     }
 
@@ -143,7 +144,7 @@ def _taken_for(name: str, plans: tuple[InputPlan, ...]) -> str:
         if plan.name == name:
             scales = " or ".join(each.name for each in (plan.scaling, *plan.rivals))
             scaled = f", scaled {scales}" if plan.kind in ADJUSTABLE else ""
-            return f"  taken for {plan.kind}{scaled}"
+            return f"  taken for {plan.kind}{scaled}, since {plan.reason}; otherwise {plan.overrule}"
     return ""
 
 

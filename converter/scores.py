@@ -68,23 +68,24 @@ def class_output(graph: Graph, kinds: Mapping[str, OutputKind] = MappingProxyTyp
     """
     if (stated := _stated_classes(graph, kinds)) is not None:
         return stated
-    candidates = []
+    candidates = set()
     for output in graph.outputs:
         shape = output.shape or graph.shapes.get(output.name)
         scores_classes = shape is not None and output.element_type in FLOAT and _holds_classes(shape)
         if scores_classes and output.name not in kinds:
-            candidates.append(output.name)
-    if len(candidates) != 1 or len(graph.outputs) != 1:
+            candidates.add(output.name)
+    if len(candidates) != 1 or len(graph.output_names) != 1:  # one output may be listed twice
         return None
-    node = graph.producer(candidates[0])
+    (name,) = candidates
+    node = graph.producer(name)
     while node is not None and node.op_type in KEEPING:
         node = graph.producer(node.input[0])
     if node is None:
         return None
     if node.op_type in SOFTMAXES:
-        return ClassOutput(candidates[0], f"the model ends in {node.op_type}")
+        return ClassOutput(name, f"the model ends in {node.op_type}")
     if node.op_type in SCORING:
-        return ClassOutput(candidates[0], f"the model ends in one row of numbers a sample, made by {node.op_type}")
+        return ClassOutput(name, f"the model ends in one row of numbers a sample, made by {node.op_type}")
     return None
 
 

@@ -65,8 +65,8 @@ def _with_outputs(model: ModelProto | bytes, also: Sequence[str]) -> bytes:
 
 
 def output_names(session: ort.InferenceSession) -> list[str]:
-    """The names of the outputs, in order."""
-    return [entry.name for entry in session.get_outputs()]
+    """The names of the outputs in order, each once though a model may list it twice."""
+    return list(dict.fromkeys(entry.name for entry in session.get_outputs()))
 
 
 def split(

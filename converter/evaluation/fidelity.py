@@ -40,6 +40,7 @@ Doubles = NDArray[np.float64]
 
 NORMALIZING = frozenset({"LpNormalization", "Div"})  # rows of length one are what embeddings end in
 RESAMPLES = 2000
+SAME = 1e-5  # of a value: where no more changes from sample to sample, it does not depend on them
 Z95 = 1.959963984540054
 
 
@@ -116,6 +117,8 @@ class _Sums:
     use: OutputKind | None = None
     kept_rows: list[tuple[Array, Array]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=lambda: [0, 0])  # kept, of
+    first: Doubles | None = None
+    varies: bool = False
 
     def add(self, before: Array, after: Array, samples: int) -> None:
         if before.shape != after.shape or (not np.issubdtype(before.dtype, np.number) and before.dtype != np.bool_):
@@ -140,6 +143,10 @@ class _Sums:
                 self.not_compared += 1
                 return
             x, y = x[finite], y[finite]
+        if self.first is None:
+            self.first = x
+        elif not self.varies:
+            self.varies = not np.allclose(x, self.first, rtol=SAME, atol=0.0) if x.shape == self.first.shape else True
         error = y - x
         self.signal.append(float(x @ x))
         self.noise.append(float(error @ error))
@@ -165,6 +172,7 @@ class _Sums:
             groups=self.channels.result(name),
             neighbour_kept=self._neighbours(),
             tokens_kept=self.tokens[0] / self.tokens[1] if self.tokens[1] else None,
+            constant=len(signal) > 1 and not self.varies,
         )
 
     def _neighbours(self) -> Proportion | None:

@@ -16,6 +16,8 @@ __all__ = ["UnderHypothesis", "predict"]
 
 METRIC = "first class"
 NO_CLASSES = "the model has no single output of class scores, and nothing measured links other outputs to real data"
+ONE_CLASS = "the float model chooses one and the same class for all synthetic inputs, so that they test nothing"
+FEW = 8  # samples below which one class for all may be chance
 NOT_FINITE = "the class scores are not finite"
 
 
@@ -65,6 +67,8 @@ def predict(
 def _under(one: UnderHypothesis, expected_accuracy: float | None, law: Law) -> PredictionUnder:
     if one.decisions is None:
         return PredictionUnder(input=one.input, name=one.name, reason=NO_CLASSES)
+    if one.decisions.distinct_classes == 1 and one.decisions.agreement.n >= FEW:
+        return PredictionUnder(input=one.input, name=one.name, reason=ONE_CLASS)
     known = features(one.decisions, expected_accuracy)
     if not known:
         return PredictionUnder(input=one.input, name=one.name, reason=NOT_FINITE)

@@ -115,6 +115,8 @@ class Input(Section):
     low: float | None = None
     high: float | None = None
     known_by: Annotated[str, Field(description="user, graph, or found: who said so")] = "found"
+    reason: Annotated[str, Field(description="why it is taken for that, in words")] = ""
+    overrule: Annotated[str, Field(description="the option that says otherwise")] = ""
 
 
 class Hypothesis(Section):

@@ -70,6 +70,9 @@ class OutputFidelity(Section):
     tokens_kept: Annotated[Share | None, Field(description="positions whose first token is FP32's; of sequences")] = (
         None
     )
+    constant: Annotated[bool, Field(description="whether FP32 gave the same for every sample, which tests nothing")] = (
+        False
+    )
 
 
 class Decisions(Section):

@@ -12,13 +12,14 @@ from onnx import ModelProto
 from onnxruntime import InferenceSession
 
 from converter.admission.loading import load
+from converter.errors import InvalidOption
 from converter.exclusions import excluded_nodes
 from converter.graph import Graph, multiply_adds, weight_of
 from converter.inputs.batching import with_honest_batch
 from converter.inputs.calibration_data import fit_to_data
 from converter.inputs.drawing import draw_inputs
 from converter.inputs.free_sizes import relate, trials
-from converter.inputs.plans import SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit
+from converter.inputs.plans import ADJUSTABLE, SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit, tensors
 from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import SAMPLES, settle_scalings
 from converter.inputs.sizes import affordable, sizes
@@ -55,6 +56,7 @@ def describe_task(
     generator = np.random.default_rng(options.seed)
     feeds = assemble(plans, draw_inputs(plans, batch_limit(plans, 1), generator))
     error = verify_equivalence(original, normalized.model, [feeds])
+    _check_stated(network, graph, plans, feeds)
     elements = elements or sizes(network, graph, feeds)
     macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
     classes = class_output(graph, options.outputs)
@@ -80,6 +82,22 @@ def _elements(network: Reconstruction, graph: Graph, plans: tuple[InputPlan, ...
     with suppress(RuntimeError, IndexError, ValueError):
         return sizes(network, graph, feeds)
     return {}
+
+
+def _check_stated(network: Reconstruction, graph: Graph, plans: tuple[InputPlan, ...], feeds: Feeds) -> None:
+    """Raises InvalidOption where an input prepared as its owner stated makes outputs that are no numbers."""
+    stated = [plan for plan in plans if plan.stated and plan.kind in ADJUSTABLE]
+    if not stated:
+        return
+    with torch.no_grad():
+        outputs = network.run(tensors(feeds), [each.name for each in graph.outputs])
+    for name, value in outputs.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and bool(value.isnan().any()):
+            raise InvalidOption(
+                f"The input {stated[0].name!r}, prepared as stated, makes the output {name!r} not a number.",
+                field="inputs",
+                remedy=f"Check what --input {stated[0].name}=... says of its range, mean and std.",
+            )
 
 
 WINDOWS = (512, 576, 1024, 640, 400, 320, 256)  # samples of sound that networks which listen piece by piece take

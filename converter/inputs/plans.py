@@ -120,6 +120,18 @@ class InputPlan:
     returned: str | None = None  # the output that comes back as this state
 
     @property
+    def overrule(self) -> str:
+        """The option that says otherwise, as it is typed."""
+        examples = {
+            InputKind.TOKENS: f"tokens=0:{self.tokens[1]}",
+            InputKind.CONSTANT: f"kind=scalar;value={self.value:g}",
+            InputKind.STATE: "kind=features",
+            InputKind.CACHE: "kind=features",
+        }
+        scaled = "range=0:255" if self.kind in COLOURED else "mean=0;std=1" if self.kind in ADJUSTABLE else "kind=..."
+        return f"--input '{self.name}={examples.get(self.kind, scaled)}'"
+
+    @property
     def channels(self) -> int:
         """The number of colour channels of a picture or film."""
         return self.shape[self.channel_axis]

@@ -201,19 +201,18 @@ def draw_maps(
 def draw_tokens(
     count: int, shape: tuple[int, ...], low: int, high: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """[count, *shape] of integers in [low, high): a quarter of the samples uniform, the others as frequent as words.
+    """[count, *shape] of integers in [low, high): half of the samples uniform, half as frequent as words.
 
-    Text is far from uniform: few tokens make most of it (Zipf 1935). Vocabularies made by merging or by counting number
-    their tokens by frequency, so half of the samples take that order; a quarter takes a random one, and the uniform
-    quarter reaches the rare rows of the table, whose values the ranges have to cover.
+    Text is far from uniform: few tokens make most of it (Zipf 1935). Which ones is unknown, hence random a sample: a
+    vocabulary's first entries are bytes or unused ones as often as its commonest words. The uniform half reaches the
+    rare rows of the table, whose values the ranges have to cover; with a quarter of it, and half of the samples in the
+    table's order, a language model of the zoo lost 1.1 of 26.5 dB.
     """
     size = high - low
     tokens = generator.integers(low, high, (count, *shape), np.int64)
-    weights = 1 / (np.arange(1, size + 1) + 2.7)  # Mandelbrot's correction of the first ranks
+    weights = 1 / np.arange(1, size + 1)
     weights /= weights.sum()
-    for place, sample in enumerate(tokens.reshape(count, -1)):
-        if place % 4 == 3:
-            continue
-        order = generator.permutation(size) if place % 4 == 1 else np.arange(size)
+    for sample in tokens.reshape(count, -1)[::2]:
+        order = generator.permutation(size)
         sample[:] = low + order[generator.choice(size, sample.shape, p=weights)]
     return tokens

@@ -138,8 +138,7 @@ def _batch_axis(evidence: Evidence, finding: Finding) -> int | None:
         return None
     for use in evidence.uses:  # a recurrent layer has its samples on the second axis, unless it says otherwise
         if use.operator in RECURRENT and use.place in (0, 5, 6) and use.axes is not None and len(use.axes) == 3:
-            axis = use.axes[0 if attribute(use.node, "layout", 0) else 1]
-            return axis
+            return use.axes[0 if attribute(use.node, "layout", 0) else 1]
     firsts = {size for other in evidence.others for size in (other.shape or ())[:1] if isinstance(size, str)}
     if finding.kind in (InputKind.STATE, InputKind.CACHE):
         named = [axis for axis, size in enumerate(shape) if isinstance(size, str) and size in firsts]

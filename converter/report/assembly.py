@@ -52,7 +52,7 @@ WORDS = {
     InputKind.PICTURE: "pictures with the 1/f spectrum of natural images",
     InputKind.SIGNAL: "signals with a 1/f spectrum and a varying loudness",
     InputKind.FEATURES: "Gaussian features whose rows share half of their variance",
-    InputKind.TOKENS: "valid tokens, three quarters of the samples with the skewed frequencies of text",
+    InputKind.TOKENS: "valid tokens, half of the samples with the skewed frequencies of text",
     InputKind.VIDEO: "films: windows that move over pictures with a 1/f spectrum",
     InputKind.MAP: "smooth fields of both signs",
     InputKind.SPECTRUM: "Gaussian spectra whose frames share half of their variance",
@@ -209,6 +209,8 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
         low=low,
         high=high,
         known_by="user" if plan.stated else "found" if plan.considered else "graph",
+        reason=plan.reason,
+        overrule=plan.overrule,
     )
 
 
@@ -252,6 +254,30 @@ def _layer(layer: Layer, integers: Integers, measured: Measured) -> Layer:
     return layer.model_copy(update=changes)
 
 
+def _degenerate(measured: Measured) -> list[Caution]:
+    """Where the synthetic inputs tell nothing, because FP32 itself makes the same of all of them."""
+    decisions, found = measured.fidelity.decisions, list[Caution]()
+    if decisions is not None and decisions.distinct_classes == 1 and decisions.agreement.n > 1:
+        found.append(
+            Caution(
+                kind="degenerate-samples",
+                message=f"FP32 chooses one and the same class for all {decisions.agreement.n} synthetic inputs, so "
+                "that unchanged decisions say little; state what the inputs are with --input, or judge with "
+                "--validation.",
+                place=decisions.output,
+            )
+        )
+    return found + [
+        Caution(
+            kind="constant-output",
+            message=f"The output {each.name} is the same for all synthetic inputs, so that its fidelity says little.",
+            place=each.name,
+        )
+        for each in measured.fidelity.outputs
+        if each.constant
+    ]
+
+
 def _cautions(task: Task, integers: Integers, measured: Measured) -> list[Caution]:
     cautions = [*measured.left_out]
     if measured.latency is not None and measured.latency.slower:
@@ -269,6 +295,7 @@ def _cautions(task: Task, integers: Integers, measured: Measured) -> list[Cautio
                 f"{1 - decisions.agreement.value:.0%} of the synthetic inputs.",
             )
         )
+    cautions += _degenerate(measured)
     worst = [each for each in measured.fidelity.outputs if each.sqnr_db is not None and each.sqnr_db < 15]
     cautions += [
         Caution(

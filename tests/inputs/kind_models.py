@@ -212,7 +212,7 @@ def suppression() -> Made:
     return made, {"image": "picture", "most": "constant", "iou": "constant", "score": "constant"}
 
 
-# ------------------------------------------------------------------------------------------------------------- sequences
+# ------------------------------------------------------------------------------------------------------------ sequences
 
 PROJECTED = [node("MatMul", "e w", "m"), node("Relu", "m", "r"), node("MatMul", "r wl", "y")]
 

@@ -1,4 +1,4 @@
-"""Every kind of input is recognized by what the graph does with it, or asked for; none is silently taken for another."""
+"""Every kind of input is recognized by what the graph does with it, or asked for; none is silently taken amiss."""
 
 from __future__ import annotations
 

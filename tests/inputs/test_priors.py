@@ -103,7 +103,7 @@ def test_features_of_any_shape(shape: tuple[int, ...]) -> None:
     assert np.isfinite(features).all()
 
 
-def test_tokens_are_valid_and_three_quarters_of_them_skewed() -> None:
+def test_tokens_are_valid_and_half_of_them_skewed() -> None:
     tokens = draw_tokens(64, (50,), 10, 1000, generator())
     assert tokens.shape == (64, 50)
     assert tokens.min() >= 10
@@ -112,9 +112,7 @@ def test_tokens_are_valid_and_three_quarters_of_them_skewed() -> None:
     def repeats(sample: NDArray[np.int64]) -> int:
         return int(np.unique(sample, return_counts=True)[1].max())
 
-    uniform = np.mean([repeats(each) for each in tokens[3::4]])
-    for start in range(3):
-        assert np.mean([repeats(each) for each in tokens[start::4]]) > 1.4 * uniform
+    assert np.mean([repeats(each) for each in tokens[::2]]) > 2 * np.mean([repeats(each) for each in tokens[1::2]])
 
 
 def test_a_seed_decides_everything() -> None:
