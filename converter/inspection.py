@@ -13,7 +13,7 @@ from converter.admission import ModelFacts, admit
 from converter.errors import Refusal
 from converter.graph import Graph, opset, walk
 from converter.inputs.description import describe_task
-from converter.inputs.plans import ADJUSTABLE, InputPlan
+from converter.inputs.plans import ADJUSTABLE, CONVENTIONAL, InputPlan
 from converter.normalization import Change, normalize
 from converter.operators import select
 from converter.options import Options
@@ -93,7 +93,7 @@ def inspect(source: str | Path | bytes | ModelProto, options: Options | None = N
 
 
 def _input_facts(plan: InputPlan) -> dict[str, object]:
-    """An input as plain JSON values: what it is taken for, and every scale that was tried with its misfit."""
+    """An input as plain JSON values: what it is taken for, why, how sure, and what to state where that is wrong."""
     return {
         "name": plan.name,
         "kind": str(plan.kind),
@@ -102,7 +102,12 @@ def _input_facts(plan: InputPlan) -> dict[str, object]:
         "scaled": [each.name for each in (plan.scaling, *plan.rivals)],
         "why": plan.reason,
         "overrule": plan.overrule,
-        "hypotheses": [{"name": each.name, "misfit": each.score} for each in plan.considered],
+        "confidence": plan.confidence,
+        "hypotheses": [
+            {"name": each.name, "probability": each.probability, "why": each.why}
+            | ({"specification": each.specification} if plan.kind in CONVENTIONAL else {})
+            for each in plan.considered
+        ],
     }
 
 
@@ -132,20 +137,29 @@ def _head(inspection: Inspection) -> list[str]:
     return [
         f"opset {facts.opset}, IR {facts.ir_version}, {facts.nodes} nodes, {facts.parameters:,} parameters, "
         f"{facts.file_bytes / 1e6:.2f} MB{made_by}",
-        *(f"input   {value}{_taken_for(value.name, inspection.inputs)}" for value in facts.inputs),
+        *(line for value in facts.inputs for line in (f"input   {value}", *_taken_for(value.name, inspection.inputs))),
         *(f"output  {value}" for value in facts.outputs),
         *(f"note    {note}" for note in inspection.notes),
         *(f"change  {change.sentence}" for change in inspection.changes),
     ]
 
 
-def _taken_for(name: str, plans: tuple[InputPlan, ...]) -> str:
-    for plan in plans:
-        if plan.name == name:
-            scales = " or ".join(each.name for each in (plan.scaling, *plan.rivals))
-            scaled = f", scaled {scales}" if plan.kind in ADJUSTABLE else ""
-            return f"  taken for {plan.kind}{scaled}, since {plan.reason}; otherwise {plan.overrule}"
-    return ""
+def _taken_for(name: str, plans: tuple[InputPlan, ...]) -> list[str]:
+    """What an input is taken for, how sure that is and why, and what to type if it is something else."""
+    plan = next((each for each in plans if each.name == name), None)
+    if plan is None:
+        return []
+    scales = " or ".join(each.name for each in (plan.scaling, *plan.rivals))
+    scaled = f", scaled {scales}" if plan.kind in ADJUSTABLE else ""
+    lines = [f"        taken for {plan.kind}{scaled}, since {plan.reason}; otherwise {plan.overrule}"]
+    if plan.considered and plan.kind in CONVENTIONAL:
+        lines.append(f"        {plan.scaling.name} is {plan.confidence:.0%} sure; {plan.considered[0].why}")
+        others = [each for each in plan.doubtful if not each.is_alike(plan.scaling)]
+        lines += [
+            f"        if it is {each.name} ({each.probability:.0%}): --input '{name}={each.specification}'"
+            for each in (plan.scaling, *others)
+        ]
+    return lines
 
 
 def _table(nodes: tuple[NodePlan, ...]) -> list[str]:

@@ -11,6 +11,7 @@ from converter.attempts import Attempts
 from converter.errors import VerificationFailed
 from converter.evaluation.ablation import contributions
 from converter.evaluation.fidelity import measure_fidelity
+from converter.evaluation.hypotheses import Judged, judge_hypotheses
 from converter.evaluation.kernels import count_kernels
 from converter.evaluation.latency import measure_latency
 from converter.evaluation.layers import layer_fidelity
@@ -18,7 +19,7 @@ from converter.evaluation.prediction import UnderHypothesis, predict
 from converter.evaluation.validation import measure_validation
 from converter.findings import Caution, Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.inputs.own_data import OwnData
-from converter.inputs.plans import ADJUSTABLE
+from converter.inputs.plans import ADJUSTABLE, SURE
 from converter.inputs.sizes import affordable
 from converter.inputs.task import Task
 from converter.options import Options
@@ -44,6 +45,7 @@ class Measured:
     latency: Latency | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     left_out: tuple[Caution, ...] = ()  # sections that failed
+    hypotheses: tuple[Judged, ...] = ()  # INT8 under every open preprocessing, likeliest first an input
 
 
 def measure(
@@ -76,10 +78,13 @@ def measure(
     validated = None
     if data is not None:
         validated = measure_validation(data, original, int8, threads=threads, seed=options.seed, kinds=options.outputs)
-    predicted = predict(
-        _hypotheses(task, fidelity), expected_accuracy=options.expected_accuracy, max_drop=options.max_drop
-    )
     attempts = Attempts()
+    judged: tuple[Judged, ...] = ()
+    with attempts.optional("hypotheses", "What INT8 keeps under other preprocessings"):
+        judged = judge_hypotheses(original, int8, task.plans, samples, options)
+    predicted = predict(
+        _hypotheses(task, fidelity, judged), expected_accuracy=options.expected_accuracy, max_drop=options.max_drop
+    )
     layers: tuple[Layer, ...] = ()
     kernels: Kernels | None = None
     latency: Latency | None = None
@@ -100,7 +105,7 @@ def measure(
             threads=threads,
         )
     left_out = tuple(each.as_caution() for each in attempts.left_out)
-    return Measured(fidelity, predicted, validated, layers, kernels, latency, shares, left_out)
+    return Measured(fidelity, predicted, validated, layers, kernels, latency, shares, left_out, judged)
 
 
 def _suspects(layers: Sequence[Layer]) -> list[str]:
@@ -109,10 +114,14 @@ def _suspects(layers: Sequence[Layer]) -> list[str]:
     return [tensor for _, tensor in sorted(known)]
 
 
-def _hypotheses(task: Task, fidelity: Fidelity) -> list[UnderHypothesis]:
-    """The comparison under the taken preparation of every input that has one."""
+def _hypotheses(task: Task, fidelity: Fidelity, judged: Sequence[Judged]) -> list[UnderHypothesis]:
+    """The comparison under every open preparation of every input that has one."""
     adjustable = [plan for plan in task.plans if plan.kind in ADJUSTABLE] or list(task.plans[:1])
-    return [
-        UnderHypothesis(plan.name, plan.scaling.name, fidelity.decisions, certain=not plan.considered)
-        for plan in adjustable
-    ]
+    found = []
+    for plan in adjustable:
+        certain = plan.confidence >= SURE
+        others = [each for each in judged if each.input == plan.name]
+        found += [UnderHypothesis(plan.name, each.scaling.name, each.compared.decisions, certain) for each in others]
+        if not others:
+            found.append(UnderHypothesis(plan.name, plan.scaling.name, fidelity.decisions, certain))
+    return found

@@ -11,6 +11,7 @@ from converter.findings.values import (
     Counts,
     Curve,
     Dimension,
+    Proportion,
     Seconds,
     Section,
     finite_or_none,
@@ -103,6 +104,23 @@ class Environment(Section):
     isolation: Annotated[Isolation | None, Field(description="null outside a service")] = None
 
 
+class Hypothesis(Section):
+    """A guess at how an input is meant to be prepared, how sure it is, and what INT8 keeps if it is the right one."""
+
+    input: str
+    name: str
+    probability: Annotated[float | None, BeforeValidator(finite_or_none)] = None
+    taken: Annotated[bool, Field(description="whether calibration covers it")]
+    why: str = ""
+    specification: Annotated[str, Field(description="what --input NAME= takes to say that this is it")] = ""
+    agreement: Annotated[Proportion | None, Field(description="decisions INT8 keeps, were it so; of classifiers")] = (
+        None
+    )
+    sqnr_db: Annotated[
+        float | None, BeforeValidator(finite_or_none), Field(description="of the noisiest output, were it so")
+    ] = None
+
+
 class Input(Section):
     """A graph input and what was fed to it."""
 
@@ -117,16 +135,10 @@ class Input(Section):
     known_by: Annotated[str, Field(description="user, graph, or found: who said so")] = "found"
     reason: Annotated[str, Field(description="why it is taken for that, in words")] = ""
     overrule: Annotated[str, Field(description="the option that says otherwise")] = ""
-
-
-class Hypothesis(Section):
-    """A guess at how an input is meant to be prepared, and how well the network took it."""
-
-    input: str
-    name: str
-    score: Annotated[float | None, BeforeValidator(finite_or_none)] = None
-    taken: bool
-    why: str = ""
+    hypotheses: Annotated[
+        tuple[Hypothesis, ...],
+        Field(description="what else it may be scaled like, likeliest first; empty where stated"),
+    ] = ()
 
 
 class Example(Section):
@@ -146,7 +158,6 @@ class Synthesis(Section):
     seconds: Seconds
     seed: int
     batch_norm_statistics: Annotated[Count, Field(description="tensors whose statistics were used")] = 0
-    hypotheses: tuple[Hypothesis, ...] = ()
     loss: tuple[Curve, ...] = ()
     stopped_by: str = ""
     examples: tuple[Example, ...] = ()

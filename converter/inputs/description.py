@@ -17,6 +17,7 @@ from converter.exclusions import excluded_nodes
 from converter.graph import Graph, multiply_adds, weight_of
 from converter.inputs.batching import with_honest_batch
 from converter.inputs.calibration_data import fit_to_data
+from converter.inputs.conventions import describe_origin
 from converter.inputs.drawing import draw_inputs
 from converter.inputs.free_sizes import relate, trials
 from converter.inputs.plans import ADJUSTABLE, SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit, tensors
@@ -52,7 +53,9 @@ def describe_task(
     plans = with_honest_batch(original, plans)
     elements = _elements(network, graph, plans)
     judged = affordable(sum(elements.values()), SAMPLES)
-    plans = settle_scalings(network, graph, plans, normalized.batch_norms, options.seed, judged)
+    plans = settle_scalings(
+        network, graph, plans, normalized.batch_norms, options.seed, describe_origin(original), judged
+    )
     generator = np.random.default_rng(options.seed)
     feeds = assemble(plans, draw_inputs(plans, batch_limit(plans, 1), generator))
     error = verify_equivalence(original, normalized.model, [feeds])

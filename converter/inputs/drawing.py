@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.inputs import other_priors, priors
-from converter.inputs.plans import InputKind, InputPlan
+from converter.inputs.plans import InputKind, InputPlan, standardized
 from converter.inputs.priors import Array
 
 __all__ = ["SAMPLING_RATE", "draw", "draw_inputs", "lengths"]
@@ -121,6 +121,10 @@ def _real(plan: InputPlan, count: int, generator: np.random.Generator, other: bo
         case InputKind.SIGNAL:
             if plan.is_sound:
                 return room.draw_sounds(count, shape, SAMPLING_RATE, generator)
+            if plan.scaling.standardized:  # of sound or of another sensor, nobody knows: in turns
+                sounds = room.draw_sounds(count, shape, SAMPLING_RATE, generator)
+                sounds[1::2] = room.draw_signals(count, shape, generator)[1::2]
+                return standardized(sounds)
             return room.draw_signals(count, shape, generator)
     if plan.side is not None:
         pictures = room.draw_pictures(count, 1, plan.side, plan.side, generator)

@@ -23,7 +23,9 @@ __all__ = [
     "ADJUSTABLE",
     "BYTES",
     "COLOURED",
+    "CONVENTIONAL",
     "SOUND",
+    "SURE",
     "Feeds",
     "InputKind",
     "InputPlan",
@@ -32,6 +34,7 @@ __all__ = [
     "batch_limit",
     "picture_bounds",
     "placed",
+    "standardized",
     "tensors",
 ]
 
@@ -63,17 +66,45 @@ class InputKind(StrEnum):
 @dataclass(frozen=True)
 class Scaling:
     """A preprocessing: the network gets ``raw * scale + offset``; raw pictures lie in [0, 1], other raw inputs have
-    unit spread.
+    unit spread. ``standardized`` raw inputs have no mean and unit deviation each.
 
-    ``score`` tells how badly it fits the network (0 is perfect), None while it was not judged.
+    ``probability`` is that of the network having been trained with it, None while it was not judged; ``why`` says in
+    words what speaks for it and against it.
     """
 
     name: str
     scale: tuple[float, ...]
     offset: tuple[float, ...]
-    score: float | None = None
+    order: ChannelOrder | None = None
+    standardized: bool = False
+    probability: float | None = None
+    why: str = ""
+
+    def is_alike(self, other: Scaling) -> bool:
+        """Whether an integer grid for one is one for the other: the mean scales and offsets hardly differ."""
+        scale, offset = float(np.mean(self.scale)), float(np.mean(self.offset))
+        near = abs(float(np.mean(other.scale)) - scale) <= ALIKE * scale
+        return (
+            near
+            and abs(float(np.mean(other.offset)) - offset) <= ALIKE * scale
+            and (self.standardized == other.standardized)
+        )
+
+    @property
+    def specification(self) -> str:
+        """What the owner types to say that this is it."""
+        if self.order is ChannelOrder.BGR or len(self.scale) > 1 or len(self.offset) > 1:
+            width = max(len(self.scale), len(self.offset))
+            scale, offset = (each * width if len(each) == 1 else each for each in (self.scale, self.offset))
+            top = 255.0 if max(scale) > BYTE_SCALES else 1.0
+            deviation = ",".join(f"{top / each:.4g}" for each in scale)
+            mean = ",".join(f"{-o / s * top:.5g}" for s, o in zip(scale, offset, strict=True))
+            order = ";order=bgr" if self.order is ChannelOrder.BGR else ""
+            return f"range=0:{top:g};mean={mean};std={deviation}{order}"
+        return f"range={self.offset[0]:g}:{self.scale[0] + self.offset[0]:g}"
 
 
+BYTE_SCALES = 16.0  # from which a scale counts pixels of 0..255
 ADJUSTABLE = frozenset(  # what has a scale, and what gradients may move
     {
         *(InputKind.PICTURE, InputKind.VIDEO, InputKind.MAP, InputKind.SIGNAL, InputKind.SPECTRUM),
@@ -81,12 +112,16 @@ ADJUSTABLE = frozenset(  # what has a scale, and what gradients may move
     }
 )
 COLOURED = frozenset({InputKind.PICTURE, InputKind.VIDEO})  # whose raw numbers lie in [0, 1]
+CONVENTIONAL = COLOURED | {InputKind.SIGNAL}  # whose preprocessing is one of a few, not any spread
 SHARED = frozenset(  # what may be the same for all samples of a batch
     {InputKind.CONSTANT, InputKind.POSITIONS, InputKind.STEP, InputKind.MASK, InputKind.TOKENS}
 )
 BYTES = Scaling("bytes from 0 to 255", (255.0,), (0.0,))
 LOUDEST = 0.35  # deviation of a signal that just fits into -1..1
-SOUND = Scaling("-1..1 audio", (0.1,), (0.0,))
+EXCLUDED = 0.01  # probability below which a preprocessing is not judged any more
+SURE = 0.99  # probability from which a preprocessing is taken for settled, like ones counted together
+ALIKE = 0.1  # of the scale, by which scales and offsets may differ and still be one preprocessing to an integer grid
+SOUND = Scaling("-1..1 sound", (0.1,), (0.0,))
 UNSCALED = Scaling("as it is", (1.0,), (0.0,))
 
 
@@ -151,6 +186,24 @@ class InputPlan:
         quiet = max(self.scaling.scale) <= LOUDEST and not any(self.scaling.offset)
         return self.kind is InputKind.SIGNAL and quiet
 
+    @property
+    def doubtful(self) -> tuple[Scaling, ...]:
+        """The preprocessings that are not excluded, likeliest first; empty where the owner or the graph said it.
+
+        Spreads of features are a scale without gaps: the next ones are always as likely, and are not judged apart.
+        """
+        if self.kind not in CONVENTIONAL:
+            return ()
+        return tuple(each for each in self.considered if each.probability is None or each.probability >= EXCLUDED)
+
+    @property
+    def confidence(self) -> float:
+        """The probability that the taken preprocessing, or one that no integer grid tells from it, is the right one."""
+        if not self.considered:
+            return 1.0
+        alike = [each for each in self.considered if each.is_alike(self.scaling)]
+        return min(sum(each.probability or 0.0 for each in alike), 1.0)
+
     def per_channel(self, values: tuple[float, ...]) -> Array:
         """``values`` (one, or one a channel) shaped to broadcast over a batch of samples."""
         numbers = np.asarray(values, np.float32)
@@ -174,8 +227,21 @@ class InputPlan:
 
     def prepare(self, raw: Array, start: int = 0) -> Array:
         """Raw samples [N, *shape], the first being sample number ``start``, as the network wants them."""
+        turns = (self.scaling, *self.rivals)
+        if any(each.standardized for each in turns):
+            raw = raw.copy()
+            for place, sample in enumerate(raw):
+                if turns[(start + place) % len(turns)].standardized:
+                    sample[...] = standardized(sample[None])[0]
         scale, offset = self.affine(start, len(raw))
         return np.asarray(raw * scale + offset, np.float32)
+
+
+def standardized(signals: Array) -> Array:
+    """Every signal less its mean and over its deviation, as networks that listen piece by piece often want it."""
+    flat = signals.reshape(len(signals), -1)
+    flat = (flat - flat.mean(1, keepdims=True)) / np.maximum(flat.std(1, keepdims=True), 1e-8)
+    return np.asarray(flat.reshape(signals.shape), np.float32)
 
 
 def picture_bounds(plan: InputPlan) -> tuple[float, float] | None:

@@ -16,6 +16,7 @@ from onnx import ModelProto
 
 from converter.admission import Admitted
 from converter.evaluation.diagnosis import diagnose
+from converter.evaluation.hypotheses import worst_plausible
 from converter.evaluation.latency import processor
 from converter.evaluation.stage import Measured
 from converter.evaluation.verdict import Evidence, reach_verdict
@@ -34,7 +35,7 @@ from converter.findings import (
 )
 from converter.findings import Synthesis as SynthesisSection
 from converter.graph import Graph, Value, multiply_adds
-from converter.inputs.plans import ADJUSTABLE, COLOURED, InputKind, InputPlan
+from converter.inputs.plans import ADJUSTABLE, COLOURED, CONVENTIONAL, SURE, InputKind, InputPlan
 from converter.inputs.task import Task
 from converter.normalization import Normalized
 from converter.options import Options
@@ -102,7 +103,7 @@ def assemble_report(
         model=_model(facts, task),
         options=options.to_dict(),
         environment=_environment(facts, options),
-        inputs=tuple(_input(plan, facts) for plan in task.plans),
+        inputs=tuple(_input(plan, facts, measured) for plan in task.plans),
         synthesis=_synthesis(task, samples, options),
         quantization=integers.decisions,
         fidelity=measured.fidelity,
@@ -179,7 +180,7 @@ def _environment(facts: Facts, options: Options) -> Environment:
     )
 
 
-def _input(plan: InputPlan, facts: Facts) -> Input:
+def _input(plan: InputPlan, facts: Facts, measured: Measured) -> Input:
     declared = next((each.shape for each in facts.admitted.facts.inputs if each.name == plan.name), None)
     words = "voices and breath of varying loudness" if plan.is_sound else WORDS[plan.kind]
     low = high = None
@@ -211,21 +212,33 @@ def _input(plan: InputPlan, facts: Facts) -> Input:
         known_by="user" if plan.stated else "found" if plan.considered else "graph",
         reason=plan.reason,
         overrule=plan.overrule,
+        hypotheses=_hypotheses(plan, measured),
     )
 
 
-def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSection:
-    hypotheses = [
-        Hypothesis(
-            input=plan.name,
-            name=each.name,
-            score=each.score,
-            taken=each in (plan.scaling, *plan.rivals),
-            why="misfit of the first layers' responses; the lowest is taken, and the next where it is nearly as low",
+def _hypotheses(plan: InputPlan, measured: Measured) -> tuple[Hypothesis, ...]:
+    """Everything that the input may be scaled like, likeliest first, with what INT8 keeps under what is open."""
+    judged = {each.scaling.name: each for each in measured.hypotheses if each.input == plan.name}
+    found = []
+    for scaling in plan.considered:
+        under = judged.get(scaling.name)
+        decisions = under.compared.decisions if under else None
+        found.append(
+            Hypothesis(
+                input=plan.name,
+                name=scaling.name,
+                probability=scaling.probability,
+                taken=scaling in (plan.scaling, *plan.rivals),
+                why=scaling.why,
+                specification=scaling.specification if plan.kind in CONVENTIONAL else "",
+                agreement=decisions.agreement if decisions else None,
+                sqnr_db=under.sqnr_db if under else None,
+            )
         )
-        for plan in task.plans
-        for each in plan.considered
-    ]
+    return tuple(found)
+
+
+def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSection:
     curve = Curve(name="cross-entropy to the chosen class", steps=tuple(range(len(samples.loss))), values=samples.loss)
     return SynthesisSection(
         method=samples.origin,
@@ -234,7 +247,6 @@ def _synthesis(task: Task, samples: Synthesis, options: Options) -> SynthesisSec
         seconds=samples.seconds,
         seed=options.seed,
         batch_norm_statistics=len(task.batch_norms),
-        hypotheses=tuple(hypotheses),
         loss=(curve,) if samples.loss else (),
         examples=make_examples(task.plans, samples.calibration or samples.held_out),
         notes=samples.notes,
@@ -278,6 +290,26 @@ def _degenerate(measured: Measured) -> list[Caution]:
     ]
 
 
+def _undecided(plan: InputPlan, measured: Measured) -> list[Caution]:
+    """What to know of an input whose preprocessing is not settled: how sure it is, what is at stake, what to type."""
+    if plan.confidence >= SURE or plan.kind not in CONVENTIONAL:
+        return []
+    others = [each for each in plan.doubtful if not each.is_alike(plan.scaling)]
+    worst = worst_plausible([each for each in measured.hypotheses if each.input == plan.name])
+    stake = ""
+    if worst is not None and not worst.scaling.is_alike(plan.scaling):
+        kept = worst.agreement
+        figure = f"keeps {kept:.0%} of its decisions" if kept is not None else f"carries {worst.sqnr_db:.0f} dB"
+        stake = f" Were it {worst.scaling.name}, INT8 {figure}."
+    message = (
+        f"The input {plan.name} was taken for {plan.scaling.name} with a probability of {plan.confidence:.0%}"
+        f"{'; it may be ' + others[0].name if others else ''}.{stake} "
+        f"State it: --input '{plan.name}={plan.scaling.specification}'"
+        f"{f' or {plan.name}={others[0].specification}' if others else ''}."
+    )
+    return [Caution(kind="preprocessing-undecided", message=message, place=plan.name)]
+
+
 def _cautions(task: Task, integers: Integers, measured: Measured) -> list[Caution]:
     cautions = [*measured.left_out]
     if measured.latency is not None and measured.latency.slower:
@@ -305,16 +337,7 @@ def _cautions(task: Task, integers: Integers, measured: Measured) -> list[Cautio
         )
         for each in worst
     ]
-    for plan in task.plans:
-        if plan.rivals:
-            cautions.append(
-                Caution(
-                    kind="preprocessing-undecided",
-                    message=f"How the input {plan.name} is scaled could not be told for certain; "
-                    f"state it with --input {plan.name}=...",
-                    place=plan.name,
-                )
-            )
+    cautions += [caution for plan in task.plans for caution in _undecided(plan, measured)]
     if task.network.without_gradient:
         cautions.append(
             Caution(

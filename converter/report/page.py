@@ -39,7 +39,7 @@ def render(report: Report) -> str:
         layers=_worst_in_order(layers),
         contributors=_contributors(layers),
         reasons=Counter(entry.reason for entry in report.quantization.kept_float).most_common(12),
-        shared_why=_shared({guess.why for guess in report.synthesis.hypotheses}),
+        guesses=[guess for each in report.inputs for guess in each.hypotheses],
         most=MOST_ROWS,
     )
 

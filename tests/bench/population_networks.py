@@ -347,7 +347,7 @@ def _wave(style: Style, first: int, stride: int, *, late: bool, deep: int) -> nn
         out = w * min(2**index, 4)
         size, step = (first, stride) if index == 0 else (9, 2)
         norm = [nn.BatchNorm1d(out)] if style.normalized else []
-        conv = nn.Conv1d(inside, out, size, step, size // 2)
+        conv = nn.Conv1d(inside, out, size, step, size // 2 if size % 2 else (size - step) // 2)
         parts += [conv, style.act(), *norm] if late else [conv, *norm, style.act()]
         inside = out
     return nn.Sequential(*parts, nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(4 * inside, 12))

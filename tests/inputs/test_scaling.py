@@ -7,16 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from converter.graph import Graph
-from converter.inputs.plans import InputKind, InputPlan
+from converter.inputs.conventions import IMAGENET, UNKNOWN, candidates, describe_origin, prior
+from converter.inputs.plans import SURE, InputKind, InputPlan
 from converter.inputs.priors import draw_pictures
 from converter.inputs.recognition import describe_inputs
-from converter.inputs.scaling import PICTURE_SCALINGS, settle_scalings
+from converter.inputs.scaling import settle_scalings
 from converter.normalization import normalize
 from converter.options import InputSpec
 from converter.reconstruction import reconstruct
+from converter.specifications import ChannelOrder
 from tests.digits import Digits
 from tests.networks import biases, model_of, node, weights
 
@@ -79,27 +81,76 @@ SCALES = {"0..255": (255.0, 0.0), "0..1": (1.0, 0.0), "normalized": (4.4, -2.0)}
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_networks_for_different_scales_are_told_apart(scale: str, batch_norm: bool, seed: int) -> None:
-    found = settle(built_for(*SCALES[scale], batch_norm=batch_norm, seed=seed)).scaling
-    if scale == "normalized":
-        assert found.name in ("ImageNet mean and deviation", "-1..1")
+    """A single layer's weights tell no more than the family; with its statistics they tell the scaling."""
+    plan = settle(built_for(*SCALES[scale], batch_norm=batch_norm, seed=seed))
+    true = {"ImageNet mean and deviation", "-1..1"} if scale == "normalized" else {scale}
+    if batch_norm:
+        assert plan.scaling.name in true
     else:
-        assert found.name == scale
+        assert (max(plan.scaling.scale) > 16) == (scale == "0..255")
+        assert true & {each.name for each in plan.doubtful}
 
 
-def test_every_candidate_is_scored_and_the_best_taken() -> None:
+def test_every_hypothesis_has_a_probability_and_the_likeliest_is_taken() -> None:
     plan = settle(built_for(255.0, 0.0, batch_norm=True))
     assert plan.settled
-    assert {each.name for each in plan.considered} == {each.name for each in PICTURE_SCALINGS}
-    scores = [each.score for each in plan.considered if each.score is not None]
-    assert len(scores) == len(plan.considered)
-    assert scores == sorted(scores)
+    assert {each.name for each in plan.considered} == {each.name for each in candidates(plan)}
+    probabilities = [each.probability for each in plan.considered if each.probability is not None]
+    assert sum(probabilities) == pytest.approx(1)
+    assert probabilities == sorted(probabilities, reverse=True)
     assert plan.considered[0] == plan.scaling
+    assert all(each.why for each in plan.considered)
 
 
-def test_what_cannot_be_told_apart_is_calibrated_for_twice() -> None:
+def test_what_cannot_be_told_apart_stays_open() -> None:
     """A network that gets almost nothing of the mean and standardises itself leaves two scalings in question."""
     between = settle(built_for(3.0, -1.4, batch_norm=True))
-    assert {between.scaling.name, *(each.name for each in between.rivals)} == {"-1..1", "ImageNet mean and deviation"}
+    assert {"-1..1", "ImageNet mean and deviation"} <= {each.name for each in between.doubtful}
+    assert between.confidence < SURE
+
+
+def test_twins_that_no_grid_tells_apart_are_one_question() -> None:
+    """With blue or red first, the means of a picture's channels hardly differ."""
+    plan = settle(built_for(4.4, -2.0, batch_norm=True))
+    twins = [each for each in plan.considered if each.is_alike(plan.scaling)]
+    assert {each.order for each in twins} == {ChannelOrder.RGB, ChannelOrder.BGR}
+    assert plan.confidence == pytest.approx(sum(each.probability or 0 for each in twins))
+
+
+def test_what_to_type_means_the_same_preprocessing() -> None:
+    for scaling in candidates(settle(built_for(1.0, 0.0, batch_norm=True))):
+        stated = settle(built_for(1.0, 0.0, batch_norm=True), scaling.specification).scaling
+        assert np.broadcast_to(stated.scale, 3) == pytest.approx(np.broadcast_to(scaling.scale, 3), rel=1e-3)
+        assert np.broadcast_to(stated.offset, 3) == pytest.approx(
+            np.broadcast_to(scaling.offset, 3), rel=1e-3, abs=1e-3
+        )
+
+
+def test_a_file_that_divides_by_255_first_gets_pixels() -> None:
+    """The graph's own beginning is a witness, and the network behind it has others."""
+    model = built_for(1.0, 0.0, batch_norm=True)
+    model.graph.node.insert(0, node("Div", ["pixels", "byte"], ["x"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "byte"))
+    model.graph.input[0].name = "pixels"
+    assert settle(model).scaling.name == "0..255"
+
+
+@pytest.mark.parametrize(
+    ("producer", "key", "likeliest"),
+    [("pytorch", "author", "ImageNet mean and deviation"), ("pytorch", "Ultralytics", "0..1"), ("", "", "")],
+)
+def test_who_made_a_file_tells_what_is_usual(producer: str, key: str, likeliest: str) -> None:
+    model = built_for(1.0, 0.0, batch_norm=True)
+    before = prior(plan_of(model), candidates(plan_of(model)), UNKNOWN)
+    model.producer_name = producer
+    if key:
+        model.metadata_props.add(key="author", value=key)
+    odds = prior(plan_of(model), candidates(plan_of(model)), describe_origin(model))
+    assert odds == before if not producer else max(odds, key=lambda each: odds[each]) == likeliest
+
+
+def plan_of(model: ModelProto) -> InputPlan:
+    return describe_inputs(Graph(model), {})[0]
 
 
 def test_what_the_owner_states_is_not_asked_of_the_network() -> None:
@@ -151,7 +202,7 @@ def test_one_seed_gives_one_answer() -> None:
 
 def test_inputs_of_different_channels_have_bounds_of_their_own() -> None:
     plan = settle(built_for(1.0, 0.0, batch_norm=True))
-    assert replace(plan, scaling=PICTURE_SCALINGS[0]).prepare(np.zeros((1, 3, 2, 2), np.float32)).shape == (1, 3, 2, 2)
+    assert replace(plan, scaling=IMAGENET).prepare(np.zeros((1, 3, 2, 2), np.float32)).shape == (1, 3, 2, 2)
 
 
 def test_a_layer_that_never_answers_is_no_reason_to_fail() -> None:

@@ -180,7 +180,22 @@ def make(name: str = "", layers: int = 12, **changes: object) -> Report:
         ),
         "inputs": (
             Input(
-                name=f"{name}x", type="float32", shape_used=(1, 3), kind=f"{name}picture", distribution=f"{name}noise"
+                name=f"{name}x",
+                type="float32",
+                shape_used=(1, 3),
+                kind=f"{name}picture",
+                distribution=f"{name}noise",
+                hypotheses=(
+                    Hypothesis(
+                        input=f"{name}x",
+                        name=f"{name}0 to 1",
+                        probability=0.75,
+                        taken=True,
+                        why=f"{name}why",
+                        specification=f"{name}range=0:1",
+                        sqnr_db=math.inf,
+                    ),
+                ),
             ),
         ),
         "synthesis": Synthesis(
@@ -188,9 +203,6 @@ def make(name: str = "", layers: int = 12, **changes: object) -> Report:
             samples=64,
             seconds=3.0,
             seed=0,
-            hypotheses=(
-                Hypothesis(input=f"{name}x", name=f"{name}0 to 1", score=math.inf, taken=True, why=f"{name}why"),
-            ),
             examples=(Example(input=f"{name}x", png="iVBORw0KGgo="), Example(input=f"{name}w", wave=(0.0, 1.0, -1.0))),
             loss=(Curve(name=f"{name}loss", steps=(0, 1, 2), values=(300.0, 2.0, 1.0)),),
         ),

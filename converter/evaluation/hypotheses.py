@@ -1,0 +1,89 @@
+"""What the finished INT8 model keeps if an input is prepared otherwise than it was calibrated for.
+
+A report that judges on the inputs of its own guess cannot see that the guess was wrong. So the model is judged under
+every preprocessing that is not excluded, on the same raw samples, each prepared as that one has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from onnx import ModelProto
+
+from converter.evaluation.fidelity import Comparison, compare
+from converter.inputs.plans import InputPlan, Scaling, batch_limit
+from converter.options import Options
+from converter.synthesis import Synthesis, batches
+
+__all__ = ["Judged", "judge_hypotheses", "worst_plausible"]
+
+BATCH = 8
+JUDGED = 64  # held-out samples under each preprocessing
+
+
+@dataclass(frozen=True)
+class Judged:
+    """INT8 beside FP32, were the input prepared so; ``covered`` where calibration took it into account."""
+
+    input: str
+    scaling: Scaling
+    covered: bool
+    compared: Comparison
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """The signal over error of the noisiest output, in decibels."""
+        return min((each.sqnr_db for each in self.compared.outputs if each.sqnr_db is not None), default=None)
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of decisions that INT8 keeps; None for what decides nothing."""
+        return None if self.compared.decisions is None else self.compared.decisions.agreement.value
+
+
+def judge_hypotheses(
+    original: ModelProto, int8: ModelProto, plans: Sequence[InputPlan], samples: Synthesis, options: Options
+) -> tuple[Judged, ...]:
+    """Both models on held-out samples under every open preprocessing of every input; those that are alike run once.
+
+    Empty where every input's preprocessing is stated or the only one left.
+    """
+    judged: list[Judged] = []
+    for index, plan in enumerate(plans):
+        if len(plan.doubtful) < 2:
+            continue
+        here: list[Judged] = []
+        for scaling in plan.doubtful:
+            twin = next((each for each in here if each.scaling.is_alike(scaling)), None)
+            compared = twin.compared if twin else _compare(original, int8, plans, index, scaling, samples, options)
+            covered = any(scaling.is_alike(each) for each in (plan.scaling, *plan.rivals))
+            here.append(Judged(plan.name, scaling, covered, compared))
+        judged += here
+    return tuple(judged)
+
+
+def _compare(
+    original: ModelProto,
+    int8: ModelProto,
+    plans: Sequence[InputPlan],
+    index: int,
+    scaling: Scaling,
+    samples: Synthesis,
+    options: Options,
+) -> Comparison:
+    trial = tuple(replace(p, scaling=scaling, rivals=()) if at == index else p for at, p in enumerate(plans))
+    unit = batch_limit(trial, 1)
+    count = max(JUDGED // unit, 1) * unit
+    few = {name: values[:count] for name, values in samples.held_out.items()}
+    feeds = batches(trial, few, BATCH)
+    return compare(original, int8, feeds, seed=options.seed, threads=options.threads, kinds=options.outputs)
+
+
+def worst_plausible(judged: Sequence[Judged]) -> Judged | None:
+    """The open preprocessing under which INT8 keeps least: decisions where there are any, else signal over error."""
+    decided = [(value, each) for each in judged if (value := each.agreement) is not None]
+    if decided:
+        return min(decided, key=lambda pair: pair[0])[1]
+    heard = [(value, each) for each in judged if (value := each.sqnr_db) is not None]
+    return min(heard, key=lambda pair: pair[0])[1] if heard else None

@@ -1,0 +1,167 @@
+"""What is usual: how likely each preprocessing is before the network is asked, by who made the file and how it begins.
+
+This is knowledge of the field, stated once. A witness inside the network that is sure outweighs it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+from converter.graph import Graph
+from converter.inputs.plans import BYTE_SCALES, COLOURED, SOUND, InputKind, InputPlan, Scaling
+from converter.specifications import ChannelOrder
+
+__all__ = ["IMAGENET", "UNKNOWN", "Convention", "Origin", "candidates", "describe_origin", "prior"]
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE = (123.68, 116.779, 103.939)
+
+
+def _standardized(name: str, mean: Sequence[float], deviation: Sequence[float], order: ChannelOrder) -> Scaling:
+    scale = tuple(1 / each for each in deviation)
+    offset = tuple(-m / d for m, d in zip(mean, deviation, strict=True))
+    return Scaling(name, scale, offset, order=order)
+
+
+IMAGENET = _standardized("ImageNet mean and deviation", MEAN, DEVIATION, ChannelOrder.RGB)
+IMAGENET_BGR = _standardized("ImageNet mean and deviation, BGR", MEAN[::-1], DEVIATION[::-1], ChannelOrder.BGR)
+GREY = Scaling("mean 0.449, deviation 0.226", (1 / 0.226,), (-0.449 / 0.226,))
+SYMMETRIC = Scaling("-1..1", (2.0,), (-1.0,))
+SHARE = Scaling("0..1", (1.0,), (0.0,))
+RAW = Scaling("0..255", (255.0,), (0.0,))
+LESS_MEAN = Scaling("0..255 minus mean", (255.0,), tuple(-each for each in CAFFE), order=ChannelOrder.RGB)
+LESS_MEAN_BGR = Scaling(
+    "0..255 minus mean, BGR", (255.0,), tuple(-each for each in CAFFE[::-1]), order=ChannelOrder.BGR
+)
+LESS_GREY = Scaling("0..255 minus mean", (255.0,), (-114.0,))
+UNIT = Scaling("unit deviation", (1.0,), (0.0,), standardized=True)
+INT16 = Scaling("16-bit sound", (3276.8,), (0.0,))
+SPREADS = tuple(2.0**power for power in sorted(range(-8, 9), key=abs))  # of what is neither picture nor sound
+
+
+class Convention(StrEnum):
+    """What a file may follow, in words."""
+
+    ANY = "any file"
+    NHWC = "channels stand last, as TensorFlow and Keras have them"
+    ULTRALYTICS = "Ultralytics wrote the file, whose networks take 0..1"
+    PADDLE = "Paddle's converter wrote the file"
+    PYTORCH = "PyTorch wrote the file"
+    KERAS = "TensorFlow's converter wrote the file"
+
+
+# Odds of preprocessings, each row relative to itself; what a row does not name has 1. PyTorch's own classifiers, timm
+# and most detectors since 2015 take ImageNet's mean and deviation; YOLO's family and small detectors 0..1; Keras'
+# MobileNet and EfficientNet families -1..1 or 0..255; networks of the caffe era 0..255 less means with blue first,
+# which hardly any file made today wants. With blue first the rest is rarer by a factor of about ten, but for
+# detectors of OpenCV's and Megvii's schools.
+ODDS: Mapping[Convention, Mapping[str, float]] = {
+    Convention.ANY: {
+        IMAGENET.name: 8.0, IMAGENET_BGR.name: 1.0, GREY.name: 3.0, SYMMETRIC.name: 5.0, SHARE.name: 6.0, RAW.name: 3.0,
+        LESS_MEAN.name: 0.5, LESS_MEAN_BGR.name: 0.7, SOUND.name: 5.0, UNIT.name: 2.0, INT16.name: 0.7,
+    },
+    Convention.NHWC: {IMAGENET.name: 0.4, IMAGENET_BGR.name: 0.2, SYMMETRIC.name: 1.5, RAW.name: 1.5},
+    Convention.ULTRALYTICS: {SHARE.name: 100.0},
+    Convention.PADDLE: {IMAGENET.name: 2.0, IMAGENET_BGR.name: 4.0},
+    Convention.PYTORCH: {IMAGENET.name: 1.5},
+    Convention.KERAS: {IMAGENET.name: 0.4, SYMMETRIC.name: 1.5, RAW.name: 1.5},
+}  # fmt: skip
+OWN_ARITHMETIC = 30.0  # odds for the scale that the file's first constants are counted in
+BYTES = (16.0, 512.0)  # what divides or is taken from pixels of 0..255
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file says of itself: its conventions, and the constants that its inputs first meet."""
+
+    conventions: frozenset[Convention]
+    first_constants: Mapping[str, tuple[float, ...]]
+
+
+UNKNOWN = Origin(frozenset({Convention.ANY}), {})
+
+
+def describe_origin(model: ModelProto) -> Origin:
+    """The conventions that a model as it came may follow."""
+    words = {each.key.lower(): each.value for each in model.metadata_props}
+    producer = f"{model.producer_name} {json.dumps(words)}".lower()
+    found = {Convention.ANY}
+    for convention, marks in (
+        (Convention.ULTRALYTICS, ("ultralytics",)),
+        (Convention.PADDLE, ("paddle",)),
+        (Convention.PYTORCH, ("pytorch",)),
+        (Convention.KERAS, ("tf2onnx", "keras", "tensorflow", "tflite")),
+    ):
+        if any(mark in producer for mark in marks):
+            found.add(convention)
+    graph = Graph(model)
+    return Origin(frozenset(found), {each.name: _first_constants(graph, each.name) for each in graph.inputs})
+
+
+PASSING = ("Cast", "Transpose", "Identity", "Unsqueeze", "Reshape")
+ARITHMETIC = ("Sub", "Add", "Div", "Mul")
+
+
+def _first_constants(graph: Graph, name: str) -> tuple[float, ...]:
+    """What an input is divided by or less by, before anything else is done with it."""
+    found: list[float] = []
+    tensor = name
+    while len(readers := graph.consumers(tensor)) == 1 and len(found) < 4:
+        node = readers[0]
+        if node.op_type not in (*PASSING, *ARITHMETIC):
+            break
+        if node.op_type in ARITHMETIC:
+            values = [constant for each in node.input if (constant := _constant(graph, each)) is not None]
+            if len(values) != 1 or node.input[0] != tensor:
+                break
+            size = float(np.abs(values[0]).mean())
+            if node.op_type == "Mul":
+                size = 1 / size if size else 0.0
+            found.append(size)
+        tensor = node.output[0]
+    return tuple(found)
+
+
+def _constant(graph: Graph, name: str) -> NDArray[Any] | None:
+    if name in graph.initializers:
+        return graph.initializers[name]
+    node = graph.producer(name)
+    if node is not None and node.op_type == "Constant":
+        for each in node.attribute:
+            if each.name == "value":
+                return numpy_helper.to_array(each.t)
+    return None
+
+
+def candidates(plan: InputPlan) -> tuple[Scaling, ...]:
+    """The preprocessings that an input may have been trained with."""
+    if plan.kind in COLOURED:
+        if plan.channels == 3:
+            return (IMAGENET, IMAGENET_BGR, SYMMETRIC, SHARE, RAW, LESS_MEAN, LESS_MEAN_BGR)
+        return (GREY, SYMMETRIC, SHARE, RAW, LESS_GREY)
+    if plan.kind is InputKind.SIGNAL:
+        return (SOUND, UNIT, INT16)
+    return tuple(Scaling(f"deviation {spread:g}", (spread,), (0.0,)) for spread in SPREADS)
+
+
+def prior(plan: InputPlan, hypotheses: Sequence[Scaling], origin: Origin) -> dict[str, float]:
+    """The log of each hypothesis' odds, up to a constant."""
+    conventions = origin.conventions | ({Convention.NHWC} if plan.channels_last else set())
+    rows = [row for convention, row in ODDS.items() if convention in conventions]
+    odds = {each.name: sum(math.log(row.get(each.name, 1.0)) for row in rows) for each in hypotheses}
+    first = origin.first_constants.get(plan.name, ())
+    if plan.kind in COLOURED and first:
+        counted_in_bytes = any(BYTES[0] <= each <= BYTES[1] for each in first)
+        for each in hypotheses:
+            if each.offset == (0.0,) and (max(each.scale) > BYTE_SCALES) == counted_in_bytes:
+                odds[each.name] += math.log(OWN_ARITHMETIC)
+    return odds
