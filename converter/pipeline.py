@@ -16,6 +16,7 @@ from converter.admission import admit
 from converter.checkpoints import Checkpoints
 from converter.errors import InvalidOption
 from converter.evaluation.stage import measure
+from converter.expectation import expected_seconds
 from converter.files import write_whole
 from converter.inputs.calibration_data import Calibration, prepared_data, read_data
 from converter.inputs.description import describe_task
@@ -104,6 +105,7 @@ def convert(
                 own = prepared_data(admitted.model, task.plans, given)
             data = find_data(admitted.model, task.plans, options.validation, kinds=options.outputs)
             kept = kept.of(task.model, options, own.digest if own else "")
+        clock.reporter.expect(expected_seconds(task, options))
         with clock.stage(Stage.SYNTHESIS, f"making {'' if own else 'calibration '}data ({options.method})"):
             made = make_samples(task, options, clock.reporter, kept, own)
         with clock.stage(Stage.OPTIMIZATION, "deciding ranges, rounding and precision"):

@@ -26,9 +26,11 @@ def prepare_process() -> None:
     For a process that does nothing but convert, before it loads torch, which reads its switch then. Without huge pages
     the system took a quarter of a conversion of SqueezeNet, page by page; without separate blocks, holes between
     tensors add half a gigabyte to the peak of a conversion of ResNet-50's size (tests/bench/RESULTS.md). Where the C
-    library is not glibc, or the system has no huge pages, nothing changes.
+    library is not glibc, or the system has no huge pages, nothing changes. Threads that wait for others sleep: beside
+    other work, two that spin take more than twice the time of one.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     choose = getattr(ctypes.CDLL(None), "mallopt", None)
     if choose is not None:
         choose(MMAP_THRESHOLD, LARGE)

@@ -35,13 +35,19 @@ def open_session(
     also: Sequence[str] = (),
     level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     optimized_path: str | None = None,
+    spinning: bool = False,
 ) -> ort.InferenceSession:
-    """A session on the CPU whose outputs are the model's and then the tensors in ``also``."""
+    """A session on the CPU whose outputs are the model's and then the tensors in ``also``.
+
+    Its threads sleep while they wait unless ``spinning``, which is onnxruntime's default and what latency is of.
+    """
     return_freed_memory()  # a session takes several times its model's size
     content = _with_outputs(model, also) if also else serialize(model)
     options = ort.SessionOptions()
     if also:  # for looking inside once, not for speed: packed weights would be one more copy of them
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if not spinning:  # two threads that spin beside other work take twice the time of one
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET

@@ -47,3 +47,38 @@ def test_a_moment_is_a_line_of_json_and_a_line_of_words() -> None:
     assert facts["stage"] == "synthesis"
     assert facts["seconds_left"] == 9.0
     assert str(moment) == " 25% synthesis: drawing, about 9 s left"
+
+
+def test_the_bar_is_divided_by_what_is_expected() -> None:
+    heard: list[Progress] = []
+    reporter = Reporter(heard.append)
+    reporter(Stage.RECONSTRUCTION, 1.0, "done")
+    begun = heard[-1].progress
+    reporter.expect({Stage.SYNTHESIS: 3.0, Stage.OPTIMIZATION: 1.0})
+    for stage, share in (
+        (Stage.SYNTHESIS, 0.0),
+        (Stage.SYNTHESIS, 1.0),
+        (Stage.OPTIMIZATION, 0.0),
+        (Stage.OPTIMIZATION, 1.0),
+    ):
+        reporter(stage, share, "working")
+    wholes = [each.progress for each in heard[1:]]
+    assert wholes == pytest.approx([begun, begun + 0.75 * (1 - begun), begun + 0.75 * (1 - begun), 1.0])
+    assert heard[-1].seconds_left == 0.0
+
+
+def test_time_left_begins_at_what_is_expected_and_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine half as fast as expected: the time left approaches twice the expected rest."""
+    now = [100.0]
+    monkeypatch.setattr("converter.progress.time.monotonic", lambda: now[0])
+    heard: list[Progress] = []
+    reporter = Reporter(heard.append, started=100.0)
+    reporter.expect({Stage.SYNTHESIS: 10.0})
+    for tenth in range(11):
+        reporter(Stage.SYNTHESIS, tenth / 10, "working")
+        now[0] += 2.0
+    left = [each.seconds_left or 0.0 for each in heard]
+    assert left[0] == pytest.approx(10.0)
+    truth = [20.0 - 2.0 * tenth for tenth in range(11)]
+    assert all(a <= 1.5 * b and b <= 1.5 * a for a, b in zip(left[1:-1], truth[1:-1], strict=True))
+    assert left[1:] == sorted(left[1:], reverse=True)

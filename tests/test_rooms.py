@@ -21,7 +21,7 @@ FLOORS = (  # from the ground up; rooms of one floor may not import each other u
     ("inputs",),
     ("synthesis",),
     ("quantization",),
-    ("evaluation",),
+    ("evaluation", "expectation"),
     ("report",),
     ("pipeline", "inspection"),
     ("verification",),

@@ -53,7 +53,7 @@ def measure_latency(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latency:
     """Medians and quartiles of both models on one feed, in turns until ``seconds`` are over, 5 pairs at least."""
-    sessions = [open_session(model, threads) for model in (float32, int8)]
+    sessions = [open_session(model, threads, spinning=True) for model in (float32, int8)]
     names = {entry.name for entry in sessions[0].get_inputs()}
     given = {name: value for name, value in feed.items() if name in names}
     for _ in range(WARM_UPS):

@@ -7,7 +7,7 @@ extremes in all and per channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -173,7 +173,9 @@ def observe(
     hooks = {name: watch(observer) for name, observer in observers.items()}
     last = network.last_of(observers)  # the others are seen on the way, and freed
     with torch.no_grad():
-        for feeds in reader:
+        for number, feeds in enumerate(reader):
             network.run(tensors(feeds), last, edit=hooks)
+            if isinstance(reader, Sized):
+                progress((number + 1) / max(len(reader), 1))
     progress(1.0)
     return observers

@@ -81,8 +81,8 @@ def optimize(
             equalized = equalize(model, network, graph, shared, _first(calibration, EQUALIZED), kinds)
             graph, network, model = Graph(equalized.model), reconstruct(equalized.model), equalized.model
     providers = sorted(set(shared.values()))
-    observed = observe(network, providers, calibration)
-    progress(0.25, "ranges observed")
+    observed = observe(network, providers, calibration, lambda share: progress(0.2 * share, "observing ranges"))
+    progress(0.2, "ranges observed")
     rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
     coarse = coarse_activations(graph, everything.nodes, shared) if options.precision is Precision.W4A4 else frozenset()
     margin = 1.0 if rule is RangeRule.MINMAX else margin
@@ -104,7 +104,7 @@ def optimize(
             damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
         else:
             damage = measure_damage_directly(network, ranges, _judged_outputs(graph), judged[0])
-        progress(0.5, "damage of each rounding measured")
+        progress(0.35, "damage of each rounding measured")
         harm = {name: damage[source] for name, source in shared.items()}
         if Step.FLOAT_FALLBACK not in options.skip:
             placement = choose_precision(graph, harm, elements, kept_float, few)
@@ -123,11 +123,11 @@ def optimize(
     with attempts.optional("widths", "Choosing bit widths"):
         widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
     return_freed_memory()
-    progress(0.6, "bits of the weights settled")
+    progress(0.4, "bits of the weights settled")
     settings = replace(settings, bits=widths.bits)
 
     def advance(share: float) -> None:
-        progress(0.6 + 0.4 * share, "weights rounded and biases corrected")
+        progress(0.4 + 0.6 * share, "weights rounded and biases corrected")
 
     correction: Correction | None = None
     if options.method is Method.GENIE and settings.compensate:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,13 @@ from converter.synthesis.gzsq import synthesize_gzsq
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.zeroq import synthesize_zeroq
 
-__all__ = ["METHODS", "Problem", "Samples", "Synthesis", "batches", "synthesize"]
+__all__ = ["METHODS", "Problem", "Samples", "Synthesis", "batches", "expected_steps", "synthesize"]
 
 Raw = dict[str, NDArray[Any]]
 CLASS_SHARE = 0.6  # of the samples are moved towards a class; at 3/8 five classifiers lost 0.5 dB in the mean
 CALIBRATION_STEPS = 40
 EXERTION = {Effort.FAST: 0.0, Effort.NORMAL: 1.0, Effort.BEST: 4.0}  # times the steps; at 0 the prior is all
+USUAL_STEPS = 14  # after which a batch is confident: 6 to 17 on six networks of pictures
 HELD_OUT_STEPS = 12  # fewer, so that the held-out samples' margins are between noise's and a textbook picture's
 
 
@@ -145,15 +146,17 @@ def synthesize(
     steps = problem.affordable_steps(round(CALIBRATION_STEPS * EXERTION[effort]), round(count * CLASS_SHARE))
     if 4 * problem.elements > GRADIENT_BYTES:
         steps = 0  # what a gradient step keeps of one sample is more than a conversion may take
-    fewer = -(-steps * HELD_OUT_STEPS // CALIBRATION_STEPS)  # in proportion, where the network leaves time for few
-    fewer = min(fewer, HELD_OUT_STEPS)  # and no more, so that the margins of the samples that judge stay what they are
+    fewer = _held_out_steps(steps)
+    first = 0.0 if own is not None else 1.0 if method is Method.NOISE else max(steps, 1) / max(steps + fewer, 1)
+    calibrating = replace(problem, progress=lambda share: problem.progress(first * share))
+    judging = replace(problem, progress=lambda share: problem.progress(first + (1 - first) * share))
     attempts = Attempts()
     made: Samples | None = None if own is None else Samples({}, (), own.words)
     held_out: Samples | None = None
     with attempts.optional("synthesis", f"Synthesis by {method}"):
-        made = made or METHODS[method](problem, count, seed, STEPS.get(method, steps))  # the papers bound theirs
+        made = made or METHODS[method](calibrating, count, seed, STEPS.get(method, steps))  # the papers bound theirs
     with attempts.optional("held-out", "Moving held-out samples towards classes"):
-        held_out = synthesize_auto(problem, count, seed + 1, fewer, other=True)
+        held_out = synthesize_auto(judging, count, seed + 1, fewer, other=True)
     made = made or synthesize_auto(problem, count, seed, 0)  # the prior alone needs nothing of the network
     held_out = held_out or synthesize_auto(problem, count, seed + 1, 0, other=True)
     taken = len(made.loss) if method in STEPS or own is not None else steps
@@ -172,6 +175,22 @@ def synthesize(
     return Synthesis(
         method, problem.plans, calibration, judged, made.loss, taken, seconds, made.words, held_out.words, notes, own
     )
+
+
+def _held_out_steps(steps: int) -> int:
+    """In proportion where the network leaves time for few, and no more where there is time for many: the margins of
+    the samples that judge stay what they are.
+    """
+    return min(-(-steps * HELD_OUT_STEPS // CALIBRATION_STEPS), HELD_OUT_STEPS)
+
+
+def expected_steps(samples: int, effort: Effort, fitting: float) -> float:
+    """Gradient steps of single samples that our own method is going to take; ``fitting`` are those that the time
+    budget has room for.
+    """
+    moved = samples * CLASS_SHARE
+    steps = min(round(CALIBRATION_STEPS * EXERTION[effort]), int(fitting / max(moved, 1.0)))
+    return moved * (min(steps, USUAL_STEPS) + _held_out_steps(steps))
 
 
 def _whole_batches(count: int, plans: tuple[InputPlan, ...]) -> int:

@@ -1,0 +1,56 @@
+"""How long each stage of a conversion is going to take, before it begins: what the progress bar is divided by."""
+
+from __future__ import annotations
+
+from math import prod
+
+from converter.graph import weight_of
+from converter.inputs.task import Task
+from converter.options import Method, Options, Precision
+from converter.progress import Stage
+from converter.synthesis import expected_steps
+from converter.synthesis.problem import ELEMENT_SECONDS, SPEED
+from converter.synthesis.stage import MORE, SHARE
+
+__all__ = ["expected_seconds"]
+
+FORWARD = 0.4  # of a gradient step; 0.43 on SqueezeNet, 0.37 on MobileNetV1, 0.45 on ResNet-20
+PASSES = 6  # forward passes of all samples that ranges, rounding and correction take together
+LAYER = 0.06  # seconds of a layer's rounding and correction, however small it is
+COLUMNS = 20_000  # input patches whose second moments are taken, of K values each
+LOW_BITS = 3  # times the optimization where bit widths are chosen as well
+DRAWING = 4e-8  # seconds for each number of a sample drawn from the prior
+WRITING, MEASURING, REPORTING = 0.3, 1.2, 0.1  # seconds whatever the network
+
+
+def expected_seconds(task: Task, options: Options) -> dict[Stage, float]:
+    """Seconds of every stage from synthesis on, on one core of the kind that the constants were measured on.
+
+    Only their proportion matters for the bar; what the machine really takes corrects the time left as it goes.
+    """
+    step = max(3 * task.multiply_adds / SPEED, task.elements * ELEMENT_SECONDS)  # of one sample
+    forward = FORWARD * step
+    numbers = sum(prod(plan.shape) for plan in task.plans)
+    samples = options.samples * MORE[options.effort]
+    synthesis = 2 * samples * numbers * DRAWING
+    if options.method is Method.AUTO:
+        synthesis += step * expected_steps(samples, options.effort, options.time_budget * SHARE / max(step, 1e-9))
+    elif options.method is not Method.NOISE:
+        synthesis += options.time_budget * SHARE
+    layers = 0.0
+    for node in task.graph.nodes:
+        found = weight_of(node, task.graph)
+        if found is not None:
+            shape = task.graph.initializers[found[0]].shape
+            width = prod(shape) / max(shape[found[1]], 1)
+            layers += LAYER + COLUMNS * width**2 / SPEED
+    optimization = samples * PASSES * forward + layers
+    if options.precision is not Precision.INT8:
+        optimization *= LOW_BITS
+    return {
+        Stage.SYNTHESIS: synthesis,
+        Stage.OPTIMIZATION: optimization,
+        Stage.QUANTIZATION: WRITING,
+        Stage.FIDELITY: MEASURING + 2 * samples * forward,
+        Stage.REPORT: REPORTING,
+    }
