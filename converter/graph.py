@@ -33,10 +33,12 @@ __all__ = [
     "all_graphs",
     "attribute",
     "captures",
+    "clip_bounds",
     "describe_value",
     "in_order",
     "multiply_adds",
     "opset",
+    "output_channels",
     "reads_of",
     "skeleton",
     "subgraphs",
@@ -333,3 +335,18 @@ def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
 def reads_of(node: NodeProto) -> list[str]:
     """Every tensor that a node reads, those that its bodies capture included."""
     return [name for name in dict.fromkeys((*node.input, *sorted(captures(node)))) if name]
+
+
+def output_channels(node: NodeProto) -> int:
+    """The axis of a layer's result that its weights' output channels become."""
+    return 1 if node.op_type == "Conv" else -1
+
+
+def clip_bounds(node: NodeProto, graph: Graph) -> tuple[float, float]:
+    """Between which numbers a Relu or Clip leaves values; infinite where it states no constant."""
+    if node.op_type == "Relu":
+        return 0.0, math.inf
+    given = [graph.initializers.get(name) if name else None for name in (*node.input[1:3], "", "")[:2]]
+    low = float(given[0].item()) if given[0] is not None else float(attribute(node, "min", -math.inf))
+    high = float(given[1].item()) if given[1] is not None else float(attribute(node, "max", math.inf))
+    return low, high

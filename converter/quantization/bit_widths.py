@@ -21,7 +21,7 @@ from torch import Tensor
 
 from converter.errors import InvalidOption
 from converter.findings import FrontierPoint, StepTaken
-from converter.graph import Graph, multiply_adds, weight_of
+from converter.graph import Graph, clip_bounds, multiply_adds, output_channels, weight_of
 from converter.options import Options, OutputKind, Precision
 from converter.quantization.correction import Correction, Settings, correct
 from converter.quantization.int4_packing import packed_bytes
@@ -125,7 +125,7 @@ def coarse_activations(graph: Graph, nodes: frozenset[str], shared: Mapping[str,
         if found is not None:
             (outer if found[0] in edges else inner).add(shared.get(node.input[0], ""))
     for node in graph.nodes:  # a zero point above zero after a Clip is what onnxruntime cannot load
-        if node.op_type == "Clip" and (len(node.input) < 2 or graph.initializers.get(node.input[1], -1) < 0):
+        if node.op_type == "Clip" and clip_bounds(node, graph)[0] < 0:
             outer.add(shared.get(node.output[0], ""))
     return frozenset(inner - outer)
 
@@ -291,7 +291,7 @@ class _Judge:
                 shift = correction.biases.get(node.name)
                 found = weight_of(node, self.graph)
                 if shift is not None and found is not None and found[0] == name:
-                    shifts[node.output[0]] = _adding(torch.from_numpy(shift), 1 if node.op_type == "Conv" else -1)
+                    shifts[node.output[0]] = _adding(torch.from_numpy(shift), output_channels(node))
         total = 0.0
         with torch.no_grad():
             for feeds, expected in zip(self.batches, self.expected, strict=True):

@@ -28,6 +28,7 @@ from onnx import NodeProto
 from torch import Tensor
 
 from converter.graph import Graph, reads_of, weight_of
+from converter.quantization.bias_room import least_steps
 from converter.quantization.correction import Correction, LayerChange
 from converter.quantization.qdq_writer import Range, WeightGrid
 from converter.quantization.rounding import limit, mse_scale, nearest
@@ -186,12 +187,8 @@ def _softs(
 
 def _least_scale(node: NodeProto, graph: Graph, quantized: Mapping[str, Range], channels: int) -> Tensor:
     """[O] steps below which the bias, in units of input step times weight step, would overflow 32 bits."""
-    each = quantized.get(node.input[0])
-    if each is None or len(node.input) < 3 or node.input[2] not in graph.initializers:
-        return torch.full((channels,), 1e-10)
-    bias = torch.from_numpy(np.array(graph.initializers[node.input[2]], np.float32)).reshape(-1).expand(channels)
-    step = max((each.widened().high - each.widened().low) / (each.levels - 1), 1e-12)
-    return (bias.abs() / (step * 2**30)).clamp_min(1e-10)
+    least = least_steps(node, graph, quantized)
+    return torch.full((channels,), 1e-10) if least is None else least.expand(channels).clamp_min(1e-10)
 
 
 def _train(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader
 from torch import Tensor
 
-from converter.inputs.plans import tensors
+from converter.inputs.plans import Feeds, tensors
 from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
 
 __all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe"]
 
-Feeds = dict[str, NDArray[Any]]
 BINS = 2048
 PIECE = 1 << 17  # values counted at a time: they and their bins stay within a core's second-level cache
 MOVING_SHARE = 0.1  # of a new batch in a moving average

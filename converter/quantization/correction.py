@@ -17,7 +17,8 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
-from converter.graph import Array, Graph, attribute, reads_of, weight_of
+from converter.graph import Array, Graph, attribute, output_channels, reads_of, weight_of
+from converter.quantization.bias_room import least_steps
 from converter.quantization.low_bit_rounding import Inputs, fit
 from converter.quantization.qdq_writer import Range, WeightGrid
 from converter.quantization.rounding import Moments, cancel, compensate, max_scale, mse_scale, nearest, patches
@@ -177,7 +178,7 @@ def _correct_layer(
         return values.reshape(weight.movedim(axis, 0).shape).movedim(0, axis).contiguous()
 
     output = node.output[0]
-    channel = _channel_axis(node)
+    channel = output_channels(node)
     new, old = shaped(rounded), shaped(plain)
     shift = torch.zeros(rows.shape[0], dtype=torch.float64)
     places = 0
@@ -307,10 +308,6 @@ def _pads(node: NodeProto, x: Tensor, kernel: tuple[int, ...], stride: list[int]
     return begin + end
 
 
-def _channel_axis(node: NodeProto) -> int:
-    return 1 if node.op_type == "Conv" else -1
-
-
 def _least_scale(
     node: NodeProto, graph: Graph, streams: Sequence[_Stream], settings: Settings, weight: Tensor, rows: Tensor
 ) -> Tensor:
@@ -321,16 +318,8 @@ def _least_scale(
 
 def _roomy(scale: Tensor, node: NodeProto, graph: Graph, streams: Sequence[_Stream]) -> Tensor:
     """Steps large enough that the bias, in units of input step times weight step, fits 32 bits with room to spare."""
-    if len(node.input) < 3 or node.input[2] not in graph.initializers:
-        return scale
-    each = streams[0].quantized.get(node.input[0])
-    if each is None:
-        return scale
-    step = max((each.widened().high - each.widened().low) / (each.levels - 1), 1e-12)
-    bias = torch.from_numpy(np.array(graph.initializers[node.input[2]], np.float32)).reshape(-1)
-    if bias.numel() != scale.numel():
-        return scale
-    return torch.maximum(scale, bias.abs() / (step * 2**30))
+    least = least_steps(node, graph, streams[0].quantized)
+    return scale if least is None or least.numel() != scale.numel() else torch.maximum(scale, least)
 
 
 def _takes_bias(node: NodeProto, graph: Graph) -> bool:

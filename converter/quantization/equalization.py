@@ -24,7 +24,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
 from converter.families import MOVING
-from converter.graph import Array, Graph, attribute, weight_of
+from converter.graph import Array, Graph, attribute, output_channels, weight_of
 from converter.inputs.plans import Feeds, tensors
 from converter.quantization.channel_numbers import Channels, Labels, Numbers, label_fresh
 from converter.reconstruction import Reconstruction
@@ -190,7 +190,7 @@ def _follow_layer(
             labels.fix(node.input[0])
         else:
             read[node.name] = reads
-        axis = 1 if node.op_type == "Conv" else -1
+        axis = output_channels(node)
         made[node.name] = ("layer", label_fresh(labels, node.output[0], shapes, fixed=False, axis=axis))
         if node.op_type == "Conv" and any(node.input[2:]) and node.input[2] not in graph.initializers:
             labels.fix(node.output[0])

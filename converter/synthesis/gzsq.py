@@ -26,7 +26,7 @@ import torch
 from onnx import NodeProto
 from torch import Tensor
 
-from converter.graph import Graph, weight_of
+from converter.graph import Graph, output_channels, weight_of
 from converter.synthesis.canvas import canvases, join, mean_curve, settle_effort
 from converter.synthesis.problem import Problem, Samples
 from converter.synthesis.statistics import Target, measured, normalized_distance, propagated_targets
@@ -99,7 +99,7 @@ def additive_targets(graph: Graph) -> tuple[Target, ...]:
         std = np.sqrt(std**2 + rows.std(1) ** 2)
         if len(node.input) > 2 and node.input[2] in graph.initializers:
             mean = mean + np.asarray(graph.initializers[node.input[2]], np.float64).reshape(-1)
-        axis = 1 if node.op_type == "Conv" else -1
+        axis = output_channels(node)
         tensor = node.output[0]
         means, deviations = (torch.from_numpy(each.astype(np.float32)) for each in (mean, std))
         found[tensor] = Target(tensor, axis, means, deviations, torch.ones(len(rows)), str(Rule.ADDITIVE))

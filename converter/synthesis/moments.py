@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,18 +28,16 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from torch import Tensor
 
-from converter.families import MOVING
-from converter.graph import Graph, attribute, reads_of
-from converter.inputs.drawing import draw_inputs
-from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, assemble, batch_limit, tensors
+from converter.families import MOVING, RECTIFIERS
+from converter.graph import Graph, attribute, clip_bounds, reads_of
 from converter.reconstruction import Reconstruction
+from converter.synthesis.gaussians import Moments, clipped
 
-__all__ = ["ChannelMoments", "Moments", "channel_axis", "clipped", "input_moments", "propagate"]
+__all__ = ["ChannelMoments", "channel_axis", "propagate"]
 
 Vector = NDArray[np.float32]
 POINTS = 16  # of the quadrature
 SAMPLED = 16  # runs of an operator without a rule
-DRAWN = 32  # samples of the prior whose moments the inputs get
 REACH = 4.5  # deviations that analytic ranges span
 NORMAL_MAXIMA = {1: (0.0, 1.0), 2: (0.564, 0.682), 3: (0.846, 0.560), 4: (1.029, 0.492), 9: (1.485, 0.357)}
 
@@ -49,23 +46,7 @@ ELEMENTWISE = {
     *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal"),
     *("Pow", "Sin", "Cos", "Add", "Sub", "Mul", "Div", "Min", "Max", "Identity", "Cast"),
 }
-COLUMNED = frozenset({InputKind.FEATURES, InputKind.SPECTRUM, InputKind.EMBEDDINGS})
 CARRYING = (MOVING - ELEMENTWISE) | {"Pad", "Tile", "Dropout", "Resize"}
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and variance of every element of a tensor, for one sample."""
-
-    mean: Tensor
-    variance: Tensor
-    smoothness: float = 0.0
-    likeness: float = 0.0
-
-    @cached_property
-    def deviation(self) -> Tensor:
-        """Square root of the variance."""
-        return self.variance.clamp_min(0).sqrt()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,47 +57,6 @@ class ChannelMoments:
     std: Vector  # [C]
     low: float
     high: float
-
-
-def input_moments(plans: Sequence[InputPlan], seed: int, *, noise: bool = False) -> dict[str, Moments | Tensor]:
-    """What each input is expected to be: moments of the priors (of N(0, 1) with ``noise``), or a value for the rest."""
-    count = batch_limit(plans, DRAWN)
-    generator = np.random.default_rng(seed)
-    feeds = tensors(assemble(plans, draw_inputs(plans, max(count, 1), generator)))
-    found: dict[str, Moments | Tensor] = {}
-    for plan in plans:
-        value = feeds[plan.name]
-        if plan.kind not in ADJUSTABLE:
-            found[plan.name] = value if plan.batch_axis is None else value.narrow(plan.batch_axis, 0, 1)
-        elif noise:
-            found[plan.name] = Moments(torch.zeros_like(value[:1]), torch.ones_like(value[:1]))
-        else:
-            found[plan.name] = _moments_of(value, plan)
-    return found
-
-
-def _moments_of(value: Tensor, plan: InputPlan) -> Moments:
-    """Moments per channel, the same everywhere in a picture or signal, of features each by itself."""
-    if plan.kind in COLUMNED or value.dim() < 3:
-        return Moments(value.mean(0, keepdim=True), value.var(0, keepdim=True, unbiased=False))
-    axis = value.dim() - 1 if plan.channels_last else 1
-    others = [each for each in range(value.dim()) if each != axis]
-    mean = value.mean(others, keepdim=True)
-    variance = value.var(others, keepdim=True, unbiased=False).clamp_min(1e-12)
-    centred = (value - mean) / variance.sqrt()
-    along = [each for each in range(1, value.dim()) if each != axis and value.shape[each] > 1]
-    lags = [float((centred.narrow(a, 0, value.shape[a] - 1) * centred.narrow(a, 1, value.shape[a] - 1)).mean())
-            for a in along]  # fmt: skip
-    channels = centred.movedim(axis, 0).flatten(1)  # [C, everything]
-    count = len(channels)
-    alike = float((channels.mean(0).square().mean() * count - 1) / max(count - 1, 1)) if count > 1 else 0.0
-    shape = (1, *value.shape[1:])
-    return Moments(
-        mean.expand(shape).contiguous(),
-        variance.expand(shape).contiguous(),
-        max(min(lags, default=0.0), 0),
-        max(alike, 0),
-    )
 
 
 def propagate(
@@ -137,29 +77,6 @@ def channel_axis(graph: Graph, tensor: str, rank: int) -> int:
         name, seen = next((each for each in node.input if graph.producer(each) is not None), ""), seen + 1
     made_by = node.op_type if node is not None else ""
     return 1 if made_by in ("Conv", "ConvTranspose", "BatchNormalization", "MaxPool", "AveragePool") else 2
-
-
-def clipped(mean: Tensor, deviation: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a Gaussian clipped to low..high, either of which may be infinite.
-
-    With z = (bound - mu) / sigma, mass p between the bounds, E = low P(x < low) + high P(x > high) + mu p +
-    sigma (phi(a) - phi(b)), the second moment likewise; sums around mu, in double precision.
-    """
-    mu, sigma = mean.double(), deviation.double().clamp_min(1e-12)
-    a, b = (low - mu) / sigma, (high - mu) / sigma
-    below, above = torch.special.ndtr(a), torch.special.ndtr(-b)
-    inside = (1 - below - above).clamp_min(0)
-    pa, pb = _density(a), _density(b)
-    za = torch.where(torch.isfinite(a), a, torch.zeros_like(a))
-    zb = torch.where(torch.isfinite(b), b, torch.zeros_like(b))
-    first = za * below + zb * above + (pa - pb)  # of (clipped x - mu) / sigma
-    second = za.square() * below + zb.square() * above + inside + za * pa - zb * pb
-    variance = (second - first.square()).clamp_min(0) * sigma.square()
-    return (mu + sigma * first).to(mean.dtype), variance.to(mean.dtype)
-
-
-def _density(z: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(z), torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi), torch.zeros_like(z))
 
 
 class _Walk:
@@ -275,14 +192,7 @@ class _Walk:
         )
 
     def _limits(self, node: NodeProto) -> tuple[float, float] | None:
-        if node.op_type == "Relu":
-            return 0.0, math.inf
-        if node.op_type != "Clip":
-            return None
-        given = [self.graph.initializers.get(name) if name else None for name in (*node.input[1:3], "", "")[:2]]
-        low = float(given[0].item()) if given[0] is not None else float(attribute(node, "min", -math.inf))
-        high = float(given[1].item()) if given[1] is not None else float(attribute(node, "max", math.inf))
-        return low, high
+        return clip_bounds(node, self.graph) if node.op_type in RECTIFIERS else None
 
     # -- linear operators
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from converter.graph import weight_of
-from converter.synthesis.moments import channel_axis, input_moments, propagate
+from converter.synthesis.gaussians import input_moments
+from converter.synthesis.moments import channel_axis, propagate
 from converter.synthesis.problem import Problem
 
 __all__ = [

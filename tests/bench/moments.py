@@ -23,8 +23,9 @@ from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
 from converter.normalization import normalize
 from converter.reconstruction import Reconstruction, reconstruct
+from converter.synthesis.gaussians import input_moments
 from converter.synthesis.gzsq import additive_targets
-from converter.synthesis.moments import channel_axis, input_moments, propagate
+from converter.synthesis.moments import channel_axis, propagate
 from tests.bench.evaluator import open_zoo
 from tests.bench.results import publish, table
 

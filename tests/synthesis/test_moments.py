@@ -17,7 +17,8 @@ from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
 from converter.normalization import normalize
 from converter.reconstruction import reconstruct
-from converter.synthesis.moments import Moments, channel_axis, clipped, input_moments, propagate
+from converter.synthesis.gaussians import Moments, clipped, input_moments
+from converter.synthesis.moments import channel_axis, propagate
 
 SHAPE = (1, 3, 6, 6)
 DRAWN = 10_000
