@@ -1,4 +1,4 @@
-"""Random tensors as Gaussians: moments of their elements, those of an input's prior, and what clipping makes of them."""
+"""Random tensors as Gaussians: their moments, those of an input's prior, and what clipping makes of them."""
 
 from __future__ import annotations
 
