@@ -41,6 +41,8 @@ Doubles = NDArray[np.float64]
 NORMALIZING = frozenset({"LpNormalization", "Div"})  # rows of length one are what embeddings end in
 RESAMPLES = 2000
 SAME = 1e-5  # of a value: where no more changes from sample to sample, it does not depend on them
+LEAST_TO_JUDGE = 16  # samples
+INDIFFERENT = 1.25  # times 1 / classes: an embedding's softmax; the least confident of 45 classifiers had 1.5
 Z95 = 1.959963984540054
 
 
@@ -188,6 +190,7 @@ class Choices:
     """What is kept of a classifier: five numbers a sample."""
 
     output: ClassOutput
+    stated: bool = False  # by the owner, that these are classes
     certain: bool | None = None
     classes: int = 0
     before: list[int] = field(default_factory=list)
@@ -211,10 +214,21 @@ class Choices:
         self.divergence += kl_divergence(p, q).tolist()
         self.errors.add(x[keep], y[keep], top[keep, 1], bool(self.certain))
 
+    def _decides(self) -> bool:
+        """Whether the scores tell classes apart: an embedding's favour none.
+
+        Nobody doubts probabilities, nor what the owner states.
+        """
+        if self.certain or self.stated or len(self.before) < LEAST_TO_JUDGE:
+            return True
+        confidence = float(np.mean(self.errors.confidences))
+        return confidence * self.classes > INDIFFERENT
+
     def result(self) -> Decisions | None:
+        """The section, or None where no class was chosen that could be compared."""
         chosen = np.array(self.before, np.int64)
         kept: NDArray[np.bool_] = np.asarray(chosen >= 0)
-        if not kept.any():
+        if not kept.any() or not self._decides():
             return None
         same: NDArray[np.bool_] = np.asarray(chosen[kept] == np.array(self.after, np.int64)[kept], np.bool_)
         edges = np.linspace(0, 1, 21)
@@ -276,7 +290,7 @@ def compare(
     graph = Graph(float32)
     found = class_output(graph, kinds)
     sums = {name: _Sums(use=kinds.get(name) or _use(graph, name)) for name in dict.fromkeys(names)}
-    choices = None if found is None else Choices(found)
+    choices = None if found is None else Choices(found, kinds.get(found.name) is OutputKind.CLASSES)
     samples = 0
     for feed, count in split(before, feeds):
         expected: Sequence[object] = before.run(names, feed)

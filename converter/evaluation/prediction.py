@@ -15,9 +15,12 @@ from converter.findings import Decisions, Expectation, Interval, Prediction, Pre
 __all__ = ["UnderHypothesis", "predict"]
 
 METRIC = "first class"
-NO_CLASSES = "the model has no single output of class scores, and nothing measured links other outputs to real data"
 ONE_CLASS = "the float model chooses one and the same class for all synthetic inputs, so that they test nothing"
 FEW = 8  # samples below which one class for all may be chance
+NO_CLASSES = (
+    "no output was found to decide between classes (--output NAME=classes states one), and nothing measured links "
+    "other outputs to real data"
+)
 NOT_FINITE = "the class scores are not finite"
 
 

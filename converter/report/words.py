@@ -198,6 +198,14 @@ def _expected(report: Report) -> str:
 
 
 def worst_output(outputs: tuple[OutputFidelity, ...]) -> OutputFidelity | None:
-    """The output with the lowest ratio, or any where none has an error; None without outputs that were compared."""
-    compared = [output for output in outputs if output.samples]
+    """The output whose worst group has the lowest ratio, as that group; None without outputs that were compared."""
+    compared = [_as_its_worst_group(output) for output in outputs if output.samples]
     return min(compared, key=lambda output: math.inf if output.sqnr_db is None else output.sqnr_db, default=None)
+
+
+def _as_its_worst_group(output: OutputFidelity) -> OutputFidelity:
+    known = [(group.sqnr_db, group.name) for group in output.groups if group.sqnr_db is not None]
+    if not known:
+        return output
+    ratio, name = min(known)
+    return output.model_copy(update={"name": name, "sqnr_db": ratio, "sqnr_interval": None})

@@ -129,6 +129,15 @@ def test_other_endings_are_no_classifiers(weight: np.ndarray, ending: str) -> No
     )
 
 
+def test_what_favours_no_class_decides_nothing(weight: np.ndarray) -> None:
+    embedding = linear(0.001 * weight)
+    assert measure_fidelity(embedding, embedding, batches(), "").decisions is None
+    stated = compare(embedding, embedding, batches(), kinds={"y": OutputKind.CLASSES}).decisions
+    assert stated is not None
+    soft = linear(0.001 * weight, ending="Softmax")
+    assert measure_fidelity(soft, soft, batches(), "").decisions is not None
+
+
 def test_one_column_is_no_classifier(weight: np.ndarray) -> None:
     assert class_output(Graph(linear(weight[:, :1]))) is None
 
