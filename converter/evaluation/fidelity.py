@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from converter.evaluation.boxes import boxes_found, holds_boxes
 from converter.evaluation.groups import ChannelTally, neighbours_kept
 from converter.evaluation.margins import MarginTally
 from converter.families import SOFTMAXES
@@ -119,10 +120,14 @@ class _Sums:
     use: OutputKind | None = None
     kept_rows: list[tuple[Array, Array]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=lambda: [0, 0])  # kept, of
+    boxes: list[int] = field(default_factory=lambda: [0, 0])  # found again, of; where their number changes
     first: Doubles | None = None
     varies: bool = False
 
     def add(self, before: Array, after: Array, samples: int) -> None:
+        if holds_boxes(before) and holds_boxes(after) and (self.boxes[1] or before.shape != after.shape):
+            found = boxes_found(before, after)
+            self.boxes = [self.boxes[0] + found[0], self.boxes[1] + found[1]]
         if before.shape != after.shape or (not np.issubdtype(before.dtype, np.number) and before.dtype != np.bool_):
             self.not_compared += samples
             return
@@ -173,6 +178,7 @@ class _Sums:
             not_compared=self.not_compared,
             groups=self.channels.result(name),
             neighbour_kept=self._neighbours(),
+            boxes_found=wilson(*self.boxes) if self.boxes[1] else None,
             tokens_kept=self.tokens[0] / self.tokens[1] if self.tokens[1] else None,
             constant=len(signal) > 1 and not self.varies,
         )

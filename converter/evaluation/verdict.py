@@ -28,6 +28,7 @@ from converter.graph import Graph
 __all__ = ["Evidence", "reach_verdict"]
 
 LEAST_DB = 15.0  # an error of a sixth of the signal; detectors of the zoo lost 3 to 20 points of their metric below it
+LEAST_FOUND = 0.8  # of FP32's boxes; a detector that loses more has lost recall, whatever their threshold
 MOST_TENSORS = 6  # that a remedy may take out; more is another model
 WORTH = 0.1  # of the outputs' error, below which a tensor is not worth its entry in a command
 
@@ -105,8 +106,10 @@ def _against(known: Evidence) -> tuple[str, ...]:
                 found.append(
                     f"{group.name} carries {group.sqnr_db:.1f} dB of signal over error (at least {LEAST_DB:g})"
                 )
-        if output.not_compared:
-            found.append(f"{output.name} could not be compared on {output.not_compared} inputs")
+        if output.boxes_found is not None and output.boxes_found.value < LEAST_FOUND:
+            found.append(f"{output.name}: {output.boxes_found.value:.0%} of FP32's boxes are found again")
+        if output.not_compared == known.fidelity.samples > 0 and output.boxes_found is None and not known.validation:
+            found.append(f"{output.name} could not be compared on any input")
     slower = known.latency is not None and known.latency.slower
     if slower and known.size.ratio <= 1:
         found.append("it is neither smaller nor faster than FP32")

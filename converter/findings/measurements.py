@@ -67,6 +67,10 @@ class OutputFidelity(Section):
     neighbour_kept: Annotated[
         Proportion | None, Field(description="samples whose nearest other sample, by cosine, is FP32's; of embeddings")
     ] = None
+    boxes_found: Annotated[
+        Proportion | None,
+        Field(description="FP32's boxes that one of INT8's overlaps by half; where their number changes"),
+    ] = None
     tokens_kept: Annotated[Share | None, Field(description="positions whose first token is FP32's; of sequences")] = (
         None
     )
