@@ -20,6 +20,7 @@ from converter.progress import Reporter, Stage
 from converter.quantization.calibration import SampleReader
 from converter.quantization.closed_loop import ClosedLoop, run_closed_loop
 from converter.quantization.decisions import Optimized, optimize
+from converter.quantization.doubtful_inputs import first_layers_in_doubt
 from converter.quantization.int4_packing import pack
 from converter.quantization.mixing import Mix, plan_mix, weights_alone, write_mix
 from converter.quantization.placement import candidates, weighted_nodes
@@ -66,7 +67,8 @@ def make_integers(
         _keep(made, checkpoints)
         return made
     mix = plan_mix(task, samples.feeds(affordable(task.elements, BATCH)), options)
-    written = _write(mix, samples, options, reporter, task.excluded)
+    doubted = first_layers_in_doubt(task.graph, task.plans)
+    written = _write(mix, samples, options, reporter, {**doubted, **task.excluded})
     loop = run_closed_loop(task.model, written.model, task.graph, task.plans, samples.held_out)
     if loop is not None and loop.sqnr_db < LEAST_IN_LOOP:
         kept = {**_every_layer(task, loop), **task.excluded}
