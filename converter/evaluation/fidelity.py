@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ from onnx import ModelProto
 
 from converter.evaluation.boxes import boxes_found, holds_boxes
 from converter.evaluation.groups import ChannelTally, neighbours_kept
+from converter.evaluation.hidden import shown
 from converter.evaluation.margins import MarginTally
 from converter.families import SOFTMAXES
 from converter.findings import Decisions, Fidelity, Histogram, Interval, OutputFidelity, Proportion
@@ -289,8 +290,12 @@ def compare(
     seed: int = 0,
     threads: int = 1,
     kinds: Mapping[str, OutputKind] = MappingProxyType({}),
+    masks: Collection[str] = (),
 ) -> Comparison:
-    """Both models ran on every feed, batch by batch; outputs are matched by name, ``kinds`` are stated by the owner."""
+    """Both models ran on every feed, batch by batch; outputs are matched by name, ``kinds`` are stated by the owner.
+
+    Places that the inputs ``masks`` hide are left out.
+    """
     before, after = open_session(float32, threads), open_session(int8, threads)
     names = output_names(before)
     graph = Graph(float32)
@@ -304,7 +309,7 @@ def compare(
         samples += count
         for name, x, y in {name: (name, x, y) for name, x, y in zip(names, expected, actual, strict=True)}.values():
             if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-                sums[name].add(x, y, count)
+                sums[name].add(shown(x, feed, masks), shown(y, feed, masks), count)
                 if choices is not None and name == choices.output.name:
                     choices.add(x, y)
             else:
@@ -324,10 +329,11 @@ def measure_fidelity(
     seed: int = 0,
     threads: int = 1,
     kinds: Mapping[str, OutputKind] = MappingProxyType({}),
+    masks: Collection[str] = (),
 ) -> Fidelity:
     """The fidelity section; ``distribution`` says in words what the feeds, unseen in calibration, were drawn from."""
     started = time.monotonic()
-    compared = compare(float32, int8, feeds, seed=seed, threads=threads, kinds=kinds)
+    compared = compare(float32, int8, feeds, seed=seed, threads=threads, kinds=kinds, masks=masks)
     return Fidelity(
         distribution=distribution,
         samples=compared.samples,

@@ -19,7 +19,7 @@ from converter.evaluation.prediction import UnderHypothesis, predict
 from converter.evaluation.validation import measure_validation
 from converter.findings import Caution, Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.inputs.own_data import OwnData
-from converter.inputs.plans import ADJUSTABLE, SURE
+from converter.inputs.plans import ADJUSTABLE, SURE, InputKind
 from converter.inputs.sizes import affordable
 from converter.inputs.task import Task
 from converter.options import Options
@@ -71,6 +71,7 @@ def measure(
             seed=options.seed,
             threads=threads,
             kinds=options.outputs,
+            masks=[plan.name for plan in task.plans if plan.kind is InputKind.MASK],
         )
     except Exception as problem:  # boundary: onnxruntime's exceptions share no narrower base
         raise VerificationFailed(f"onnxruntime does not run the INT8 model: {problem}") from problem
