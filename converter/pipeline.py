@@ -112,7 +112,15 @@ def convert(
             integers: Integers = make_integers(task, made, options, clock.reporter, kept)
             Provenance.of(digest(source), options, own.digest if own else "").write(integers.model)
         with clock.stage(Stage.FIDELITY, "measuring INT8 against FP32"):
-            measured = measure(admitted.model, task, made, integers, options, data)
+            measured = measure(
+                admitted.model,
+                task,
+                made,
+                integers,
+                options,
+                data,
+                lambda share, message: clock.reporter(Stage.FIDELITY, share, message),
+            )
         with clock.stage(Stage.REPORT, "writing the report"):
             facts = Facts(source, started, clock.stages, admitted, normalized)
             report = assemble_report(facts, task, made, integers, measured, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import ModelProto
@@ -55,6 +55,7 @@ def measure(
     integers: Integers,
     options: Options,
     data: OwnData | None = None,
+    progress: Callable[[float, str], None] = lambda share, message: None,
 ) -> Measured:
     """Fidelity on held-out samples, validation, layers, kernels and latency of the INT8 model.
 
@@ -79,6 +80,7 @@ def measure(
     validated = None
     if data is not None:
         validated = measure_validation(data, original, int8, threads=threads, seed=options.seed, kinds=options.outputs)
+    progress(0.4, "judging other preprocessings")
     attempts = Attempts()
     judged: tuple[Judged, ...] = ()
     with attempts.optional("hypotheses", "What INT8 keeps under other preprocessings"):
@@ -90,12 +92,15 @@ def measure(
     kernels: Kernels | None = None
     latency: Latency | None = None
     shares: Mapping[str, float] = {}
+    progress(0.6, "comparing layers")
     with attempts.optional("layers", "The section on layers"):
         layers = layer_fidelity(integers.float32, int8, feeds[:LAYER_BATCHES], threads=threads)
     with attempts.optional("kernels", "The section on kernels"):
         kernels = count_kernels(task.model, int8, threads)
+    progress(0.7, "timing both models")
     with attempts.optional("latency", "The section on latency"):
         latency = measure_latency(original, int8, single, threads=threads, seconds=LATENCY_SECONDS)
+    progress(0.85, "telling the layers' shares of the error")
     with attempts.optional("contributions", "The layers' shares of the error"):
         shares = contributions(
             integers.float32,
