@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-from converter import Method, Options, Report, Result, Step, convert
+from converter import Method, Options, Precision, Report, Result, Step, convert
 from converter.errors import InvalidOption, OutputNotWritable, UnsupportedModel
 from converter.progress import Progress, Stage
 from converter.sessions import open_session
@@ -271,3 +271,9 @@ def test_what_the_owner_states_decides_the_range_of_the_input(digits: Digits) ->
     result = convert(source, Options.from_dict({"samples": 16, "inputs": {"image": "range=0:1"}}))
     assert result.report.inputs[0].known_by == "user"
     assert digits.agreement(result.model) >= 0.97
+
+
+def test_a_step_that_was_skipped_is_not_reported_as_taken() -> None:
+    options = Options(samples=8, precision=Precision.W4A4, skip=frozenset({Step.EQUALIZATION}))
+    taken = {each.name for each in convert(NETWORKS["gated"](), options).report.quantization.steps if each.applied}
+    assert Step.EQUALIZATION not in taken

@@ -42,6 +42,7 @@ class LayerChange:
     nearest_error: float
     error: float
     bias_shift: float
+    too_wide: bool = False  # for errors that compensate: more than ``WIDEST`` weights a row
 
 
 @dataclass
@@ -213,6 +214,7 @@ def _correct_layer(
             float((exact - before).square().sum()) / spread,
             float((exact - after - mean.reshape(view)).square().sum()) / spread,
             float(mean.abs().max()),
+            settings.compensate and rows.shape[1] > WIDEST,
         )
     )
 

@@ -20,7 +20,7 @@ from converter.quantization.bit_widths import Widths, coarse_activations, settle
 from converter.quantization.block_reconstruction import affordable_steps, reconstruct_blocks
 from converter.quantization.calibration import Observer, RangeRule, observe
 from converter.quantization.channels_last import keep_channels_last
-from converter.quantization.correction import Correction, Settings, apply_correction, correct
+from converter.quantization.correction import WIDEST, Correction, Settings, apply_correction, correct
 from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
 from converter.quantization.float_fallback import FEW_WEIGHTS, choose_precision
 from converter.quantization.joined_ranges import join_ranges
@@ -193,9 +193,7 @@ def _steps_taken(
         (
             Step.ROUNDING,
             compensated,
-            "Weights rounded so that errors compensate within each layer."
-            if compensated
-            else "Weights rounded to nearest.",
+            _rounded_words(correction) if compensated else "Weights rounded to nearest.",
         ),
         (
             Step.BIAS_CORRECTION,
@@ -222,13 +220,27 @@ def _hurried(options: Options) -> bool:
     return options.effort is Effort.FAST and options.precision is Precision.INT8
 
 
+def _rounded_words(correction: Correction) -> str:
+    """How weights were rounded, and which layers were too wide for that."""
+    words = "Weights rounded so that errors compensate within each layer"
+    wide = [each.node for each in correction.changes if each.too_wide]
+    if not wide:
+        return f"{words}."
+    named = ", ".join(wide[:3]) + (" ..." if len(wide) > 3 else "")
+    return (
+        f"{words}; {len(wide)} of {len(correction.changes)} have more than {WIDEST} weights a row, where errors only "
+        f"cancel within a filter's window, or are those of the nearest code ({named})."
+    )
+
+
 def _damage(placement: Placement, harm: Mapping[str, float]) -> float:
     return sum(each for name, each in harm.items() if name in placement.rounded)
 
 
 def _equalizing(options: Options) -> Step:
-    """The step that equalization is at this precision."""
-    return Step.MIGRATION if options.precision is Precision.INT8 else Step.EQUALIZATION
+    """The step that equalization is: of layers where those take part, else of what normalizations leave."""
+    layers = options.precision is Precision.W4A4 and Step.EQUALIZATION not in options.skip
+    return Step.EQUALIZATION if layers else Step.MIGRATION
 
 
 def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
@@ -243,8 +255,7 @@ def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
         return frozenset()
     scaled = any(node.op_type in ("LayerNormalization", "Mul") for node in graph.nodes)
     kinds = NORMALIZATIONS if scaled and Step.MIGRATION not in options.skip else frozenset[str]()
-    wanted = options.precision is Precision.W4A4 and Step.EQUALIZATION not in options.skip
-    return kinds | LAYERS if wanted else kinds
+    return kinds | LAYERS if _equalizing(options) is Step.EQUALIZATION else kinds
 
 
 def _judged_outputs(graph: Graph) -> list[str]:

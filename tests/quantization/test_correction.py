@@ -12,7 +12,7 @@ from torch import Tensor
 from converter.graph import Graph, weight_of
 from converter.inputs.plans import tensors
 from converter.quantization.calibration import RangeRule, observe
-from converter.quantization.correction import Correction, Settings, apply_correction, correct
+from converter.quantization.correction import WIDEST, Correction, Settings, apply_correction, correct
 from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Range
 from converter.quantization.sensitivity import round_to_range
@@ -187,3 +187,15 @@ def test_progress_ends_at_one() -> None:
     correct(given.network, given.graph, place(given.graph, {}).nodes, {}, batches, Settings(), shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize(("further", "too_wide"), [(0, False), (1, True)])
+def test_a_layer_too_wide_for_errors_that_compensate_is_known(further: int, too_wide: bool) -> None:
+    model = model_of(
+        [node("Gemm", ["x", "w0", "b0"], ["y"], transB=1)],
+        {"w0": weights(5, WIDEST + further), "b0": biases(5)},
+        ("N", WIDEST + further),
+    )
+    (change,) = corrected(prepare(model), Settings(True, True)).changes
+    assert change.too_wide == too_wide
+    assert not corrected(prepare(model), Settings(False, True)).changes[0].too_wide
