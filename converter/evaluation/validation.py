@@ -15,7 +15,9 @@ from converter.findings import Metric, Validation
 from converter.inputs.own_data import OwnData
 from converter.options import OutputKind
 
-__all__ = ["measure_validation", "top1"]
+__all__ = ["enough", "measure_validation", "top1"]
+
+SEEN_ERRORS = 2.8  # standard errors: 1.96 to be told from none at 5 %, 0.84 more for a power of 80 %
 
 
 def measure_validation(
@@ -34,6 +36,7 @@ def measure_validation(
     if data.labels is not None:
         if compared.before:
             metrics = (top1(data.labels, compared),)
+            notes += enough(metrics[0])
         else:
             notes.append("The labels were not used: the model has no single output of class scores to judge by them.")
     return Validation(
@@ -46,6 +49,17 @@ def measure_validation(
         outputs=compared.outputs,
         notes=tuple(notes),
     )
+
+
+def enough(metric: Metric) -> list[str]:
+    """What change so many samples can show, and how many would show half of it; nothing where none changed."""
+    visible = SEEN_ERRORS * metric.standard_error
+    if visible == 0:
+        return []
+    return [
+        f"With {metric.n} samples a change of {visible * 100:.1f} points would be seen in four of five cases; half of "
+        f"that takes {4 * metric.n}."
+    ]
 
 
 def top1(labels: NDArray[np.int64], compared: Comparison) -> Metric:

@@ -12,7 +12,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 from converter.errors import InvalidOption
-from converter.evaluation.validation import measure_validation
+from converter.evaluation.validation import enough, measure_validation
+from converter.findings import Metric
 from converter.inputs.own_data import load_data
 from converter.inputs.pictures import Preparation
 
@@ -268,3 +269,11 @@ def test_a_picture_of_too_many_pixels_is_refused_unread(tmp_path: Path) -> None:
     Image.new("1", (9000, 8000)).save(tmp_path / "set" / "large.png")
     with pytest.raises(InvalidOption, match="9000x8000"):
         measure_validation(load_data(tmp_path / "set", brightness(), SIGNED), brightness(), brightness())
+
+
+def test_how_many_samples_would_be_enough() -> None:
+    metric = Metric(name="top-1", float32=0.8, int8=0.79, difference=-0.01, standard_error=0.005, n=500)
+    assert enough(metric) == [
+        "With 500 samples a change of 1.4 points would be seen in four of five cases; half of that takes 2000."
+    ]
+    assert enough(metric.model_copy(update={"standard_error": 0.0})) == []
