@@ -248,11 +248,10 @@ def hear(network: Reconstruction, witnesses: Witnesses, name: str, batches: Sequ
     if witnesses.returned is not None:
         fetched.append(witnesses.returned)
     returned: list[tuple[Tensor, Tensor]] = []
-    whole = witnesses.first is not None or not witnesses.layers
     edits: dict[str, Callable[[Tensor], Tensor]] = {}
     for tensor in dict.fromkeys((*moments, *saturated)):
         edits[tensor] = _listener(moments.get(tensor), witnesses.bounded.get(tensor), saturated.get(tensor))
-    fetched = list(dict.fromkeys((*fetched, *(network.output_names if whole else witnesses.layers))))
+    fetched = list(dict.fromkeys((*fetched, *network.last_of(edits))))  # and no step behind what is listened to
     given: list[float] = []
     for feeds in batches:
         given += [float(feeds[name].mean()), float(feeds[name].std())]

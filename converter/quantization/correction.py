@@ -81,7 +81,7 @@ def correct(
     streams = [_Stream(dict(feeds), quantized) for feeds in batches]
     total = len(graph.nodes)
     with torch.no_grad():
-        for index, node in enumerate(graph.nodes):
+        for index, node in enumerate(graph.nodes[: _behind_last(graph, nodes)]):
             found = weight_of(node, graph) if node.name in nodes else None
             if found is None or (settings.isolated and found[0] in result.weights):
                 for stream in streams:
@@ -96,6 +96,12 @@ def correct(
             _spend(node, uses)
             progress((index + 1) / total)
     return result
+
+
+def _behind_last(graph: Graph, nodes: frozenset[str]) -> int:
+    """The place behind the last layer to correct: what follows, such as NonMaxSuppression, changes no weight."""
+    places = [place for place, node in enumerate(graph.nodes) if node.name in nodes and weight_of(node, graph)]
+    return max(places, default=-1) + 1
 
 
 def _count_uses(graph: Graph) -> dict[str, int]:
