@@ -110,9 +110,15 @@ HEARD = 8  # sounds of each length that a network is judged on
 def _with_fitting_sizes(
     original: ModelProto, model: ModelProto, graph: Graph, network: Reconstruction, plans: tuple[InputPlan, ...]
 ) -> tuple[InputPlan, ...]:
-    """The plans with the sizes that the model left open set to the likeliest ones that it runs on."""
+    """The plans with the sizes that the model left open set to the likeliest ones that it runs on.
+
+    Raises InvalidOption for stated sizes that it does not run on, and where none was found.
+    """
     if not any(plan.free_size for plan in plans):
-        return relate(plans)
+        related = relate(plans)
+        if any(plan.stated for plan in plans) and not _runs(load(model), related):
+            raise _no_size(related, "The model does not run on the sizes")
+        return related
     session = load(model)
     if any(plan.kind is InputKind.SIGNAL and plan.free_size for plan in plans):
         if _runs(session, related := relate(plans)):
@@ -125,12 +131,22 @@ def _with_fitting_sizes(
             return related
     found = probe(model, 1)
     if not found:
-        return relate(plans)
+        raise _no_size(relate(plans), "No sizes were found that the model runs on, the last being")
     return relate(
         tuple(
             replace(plan, shape=found[0][plan.name].shape[1:]) if plan.free_size and plan.batch_axis == 0 else plan
             for plan in plans
         )
+    )
+
+
+def _no_size(plans: tuple[InputPlan, ...], words: str) -> InvalidOption:
+    shapes = ", ".join(f"{plan.name} {'x'.join(map(str, plan.shape))}" for plan in plans)
+    first = next((plan for plan in plans if plan.free_size or plan.stated), plans[0])
+    return InvalidOption(
+        f"{words} {shapes} of a sample.",
+        field="inputs",
+        remedy=f"State what it was made for, such as --input '{first.name}=shape=1x3x224x224'.",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from converter.errors import InvalidOption
 from converter.graph import Value
 from converter.inputs.evidence import Evidence, Finding
+from converter.inputs.integers import recognize_integers
 from converter.inputs.plans import ADJUSTABLE, SOUND, InputKind, InputPlan, Scaling
 from converter.inputs.returning import returning_outputs
 from converter.specifications import InputSpec, Layout, StatedKind
@@ -63,7 +64,7 @@ def finding_of(evidence: Evidence, spec: InputSpec) -> Finding | None:
     real = evidence.value.dtype.startswith("float")
     if kind in REAL and not real and kind is not InputKind.PICTURE:
         raise refused(name, f"kind={spec.kind} needs real numbers, and it holds {evidence.value.dtype}")
-    if kind in WHOLE and (evidence.value.dtype == "bool" or (real and not _recognized_tokens(evidence))):
+    if kind in WHOLE and (evidence.value.dtype == "bool" or (real and _recognized_tokens(evidence) is None)):
         raise refused(name, f"{kind} are whole numbers, and it holds {evidence.value.dtype}")
     if kind in RANKS and rank not in RANKS[kind]:
         axes = " or ".join(map(str, RANKS[kind]))
@@ -79,6 +80,8 @@ def finding_of(evidence: Evidence, spec: InputSpec) -> Finding | None:
         )
     last = _channels_last(evidence, spec, kind)
     tokens = spec.tokens or _bounds(kind)
+    if spec.tokens is not None and (known := _recognized_tokens(evidence)) is not None and known[1] < spec.tokens[1]:
+        raise refused(name, f"tokens={spec.tokens[0]}:{spec.tokens[1]} goes beyond a table of {known[1]} rows")
     if kind is InputKind.TOKENS and tokens is None:
         raise question(evidence.value, "kind=tokens needs to know how many there are", "tokens=0:30522")
     batched = kind is not InputKind.CONSTANT and not (kind in (InputKind.PICTURE, InputKind.MAP) and rank == 3)
@@ -88,7 +91,7 @@ def finding_of(evidence: Evidence, spec: InputSpec) -> Finding | None:
 def _stated_kind(evidence: Evidence, spec: InputSpec) -> InputKind | None:
     if spec.kind is not None:
         if spec.kind is StatedKind.TOKENS and spec.tokens is None:
-            return None if _recognized_tokens(evidence) else InputKind.TOKENS
+            return None if _recognized_tokens(evidence) is not None else InputKind.TOKENS
         return KINDS[spec.kind]
     if spec.tokens is not None:
         return InputKind.TOKENS
@@ -99,12 +102,10 @@ def _stated_kind(evidence: Evidence, spec: InputSpec) -> InputKind | None:
     return None
 
 
-def _recognized_tokens(evidence: Evidence) -> bool:
-    """Whether the graph itself tells how many tokens there are."""
-    from converter.inputs.integers import recognize_integers
-
+def _recognized_tokens(evidence: Evidence) -> tuple[int, int] | None:
+    """The tokens that the graph's own tables have room for; None where it has none."""
     found = recognize_integers(evidence)
-    return found is not None and found.kind is InputKind.TOKENS
+    return found.tokens if found is not None and found.kind is InputKind.TOKENS else None
 
 
 def _bounds(kind: InputKind) -> tuple[int, int] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from converter.errors import InvalidOption
 from converter.graph import Graph
 from converter.inputs.description import describe_task
 from converter.inputs.free_sizes import picture_sizes
@@ -97,3 +99,17 @@ def test_a_classifier_gets_the_usual_size() -> None:
     weights = {"w": array(8, 3, 3, 3), "wl": array(8, 5)}
     nodes = [node("Conv", "x w", "c", strides=[2, 2]), node("Relu", "c", "h"), *POOLED]
     assert taken(model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, **weights)).shape == (3, 224, 224)
+
+
+def test_a_stated_size_that_does_not_run_is_refused_by_name() -> None:
+    with pytest.raises(InvalidOption, match="x 3x4x4") as refused:
+        taken(detector(), inputs={"x": "shape=1x3x4x4"})
+    assert "--input 'x=shape=" in (refused.value.remedy or "")
+
+
+def test_a_model_that_runs_on_no_size_asks_for_one() -> None:
+    nodes = [node("Conv", "x w", "c"), node("Concat", "c table", "y", axis=1)]
+    stored = {"w": array(8, 3, 1, 1), "table": array(1, 8, 41, 43)}
+    with pytest.raises(InvalidOption, match="No sizes were found") as asked:
+        taken(model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, **stored))
+    assert "--input 'x=shape=" in (asked.value.remedy or "")

@@ -106,6 +106,7 @@ def test_sizes_are_those_of_the_picture() -> None:
         ("picture_nhwc", {"x": "layout=nchw"}, "channels"),
         ("matting", {"r1i": "kind=state:z"}, "no output 'z'"),
         ("matting", {"r1i": "kind=state:y"}, "has not its type and shape"),
+        ("tokens", {"ids": "tokens=0:2000"}, "a table of 1000 rows"),
         ("recurrent", {"first": "range=0:1"}, "range means nothing"),
         ("sampling_rate", {"rate": "value=0.5"}, "not whole"),
         ("picture_uint8", {"x": "range=0:1"}, "range means nothing"),
