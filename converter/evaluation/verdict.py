@@ -50,11 +50,7 @@ class Evidence:
 def reach_verdict(known: Evidence, graph: Graph) -> Verdict:
     """The verdict; a remedy is offered only where it is predicted to mend what is wrong."""
     wrong, right = _against(known), _in_favour(known)
-    conditions = tuple(
-        f"the input {each.input} is prepared as {each.name}"
-        for each in known.predicted.hypotheses
-        if each.input in known.predicted.guessed
-    )
+    conditions = tuple(_condition(name, known.predicted) for name in known.predicted.guessed)
     if not wrong:
         return Verdict(
             advice=Advice.USE,
@@ -78,6 +74,14 @@ def reach_verdict(known: Evidence, graph: Graph) -> Verdict:
         conditions=conditions,
         remedy=remedy,
     )
+
+
+def _condition(name: str, predicted: Prediction) -> str:
+    """What was supposed of an input whose preparation nobody stated: any of those that INT8 was judged under."""
+    ways = [each.name for each in predicted.hypotheses if each.input == name]
+    if len(ways) == 1:
+        return f"the input {name} is prepared as {ways[0]}"
+    return f"the input {name} is prepared in one of the ways tried: {', '.join(ways[:-1])} or {ways[-1]}"
 
 
 def _agreement(known: Evidence) -> tuple[float, float] | None:

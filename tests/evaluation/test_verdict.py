@@ -94,6 +94,14 @@ def test_what_nobody_stated_is_a_condition(graph: Graph) -> None:
     assert verdict.sentence == "Use it, if the input x is prepared as 0..255."
 
 
+def test_open_preparations_of_one_input_are_one_condition(graph: Graph) -> None:
+    known = classifier(0.97, 0.99)
+    under = tuple(PredictionUnder(input="x", name=name) for name in ("0..1", "-1..1", "0..255"))
+    guessed = known.predicted.model_copy(update={"hypotheses": under, "guessed": ("x",)})
+    (condition,) = reach_verdict(classifier(0.97, 0.99, predicted=guessed), graph).conditions
+    assert condition == "the input x is prepared in one of the ways tried: 0..1, -1..1 or 0..255"
+
+
 def test_what_is_expected_to_differ_is_refused(graph: Graph) -> None:
     verdict = reach_verdict(classifier(0.5, 0.7), graph)
     assert verdict.advice is Advice.DO_NOT_USE
