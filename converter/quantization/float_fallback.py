@@ -57,7 +57,7 @@ def choose_precision(
     while True:
         best: _State | None = None
         for tensor in _worst_tensors(graph, state.placement, damage):
-            kept = dict(state.placement.kept_float) | _around(tensor, graph, state.placement, damage[tensor] / whole)
+            kept = state.placement.asked_float | _around(tensor, graph, state.placement, damage[tensor] / whole)
             trial = _evaluate(graph, damage, elements, kept)
             gain = state.damage - trial.damage
             if gain < LEAST_GAIN * whole or trial.cost > limit or trial.float_weights > room:
@@ -78,7 +78,7 @@ def _worth(before: _State, after: _State) -> tuple[bool, float]:
 def _evaluate(
     graph: Graph, damage: Mapping[str, float], elements: Mapping[str, int], kept_float: Mapping[str, str]
 ) -> _State:
-    placement = place(graph, {name: why for name, why in kept_float.items() if why not in ISLANDS})
+    placement = place(graph, kept_float)
     rounded = quantized_tensors(graph, placement.nodes)
     harm = sum(damage.get(tensor, 0.0) for tensor in sorted(set(rounded.values())))
     cost = integer_cost(graph, placement, elements)
@@ -96,13 +96,6 @@ def integer_cost(graph: Graph, placement: Placement, elements: Mapping[str, int]
         if any(reader.name not in placement.nodes for reader in graph.consumers(tensor)):
             cost += crossing_cost(tensor, graph, elements, inwards=False)
     return cost
-
-
-ISLANDS = (
-    "reads a float tensor",
-    "only float nodes read its result",
-    "adds or multiplies a constant, which costs a rounding and saves nothing",
-)
 
 
 def _worst_tensors(graph: Graph, placement: Placement, damage: Mapping[str, float]) -> list[str]:

@@ -34,6 +34,12 @@ class Placement:
     nodes: frozenset[str]
     kept_float: Mapping[str, str]
     rounded: frozenset[str] = frozenset()  # the tensors with a QuantizeLinear of their own range
+    islands: frozenset[str] = frozenset()  # of ``kept_float``, those that nobody asked for
+
+    @property
+    def asked_float(self) -> dict[str, str]:
+        """The nodes that were to stay in float whatever stands around them, and why."""
+        return {name: why for name, why in self.kept_float.items() if name not in self.islands}
 
 
 def _runs_on_integers(node: NodeProto, graph: Graph) -> bool:
@@ -125,7 +131,8 @@ def place(graph: Graph, kept_float: Mapping[str, str]) -> Placement:
                 dropped.setdefault(node.name, reason)
                 changed = True
     nodes = frozenset(chosen)
-    return Placement(nodes, dropped, frozenset(quantized_tensors(graph, nodes).values()))
+    islands = frozenset(dropped.keys() - kept_float.keys())
+    return Placement(nodes, dropped, frozenset(quantized_tensors(graph, nodes).values()), islands)
 
 
 def _read_by_layer(tensor: str, graph: Graph, chosen: set[str]) -> bool:
