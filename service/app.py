@@ -21,7 +21,7 @@ from service.intake import FORM_OVERHEAD
 from service.metrics import Metrics
 from service.observation import QUIET, Observation
 from service.readiness import Prober
-from service.routes import conversions, convert, operations, page, results, webhooks
+from service.routes import conversions, convert, inspections, operations, page, results, webhooks
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,9 +70,17 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     app.add_middleware(Heads)
     app.add_middleware(Observation, metrics=metrics)
     problems.install(app)
-    for router in (conversions.upload_router, convert.router):
+    for router in (conversions.upload_router, inspections.upload_router, convert.router):
         app.include_router(router, max_body_size=settings.max_upload_bytes + FORM_OVERHEAD)
-    for router in (conversions.router, results.router, webhooks.router, operations.router, page.router):
+    for router in (
+        conversions.router,
+        inspections.router,
+        results.router,
+        convert.bundle_router,
+        webhooks.router,
+        operations.router,
+        page.router,
+    ):
         app.include_router(router, max_body_size=SMALL_BODY)
     documentation.complete(app, settings.requires_keys)
     return app

@@ -155,7 +155,7 @@ class Attempts:
                     continue
                 engine.forget([job_id])
                 with self.jobs.database.writing() as connection:
-                    engine.enqueue(connection, Task(job_id, Kind.CONVERSION, job_id, row.priority))
+                    engine.enqueue(connection, Task(job_id, Kind(row.kind), job_id, row.priority))
                 lost += 1
         return lost
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import converter.cli
+import service.gates
 import service.hookring
 import service.keyring
 from converter.console import DONE, run
@@ -26,6 +27,7 @@ app.command()(converter.cli.verify)
 app.command()(converter.cli.compare)
 app.command()(converter.cli.demo)
 app.callback()(converter.cli.options_of_all)
+app.command()(service.gates.gate)
 app.add_typer(service.keyring.app, name="keys")
 app.add_typer(service.hookring.app, name="webhooks")
 

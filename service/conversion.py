@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ from service import isolation
 from service.attempts import Attempt, Attempts, Superseded
 from service.engine import Kind
 from service.isolation import Child, Ending, Exit, Level, Limits
-from service.outputs import BadOutput, opened, read_report
+from service.outputs import BadOutput, opened, read_facts, read_report
 from service.patience import GivenUp, Patience, is_passing
 from service.relay import Relay
 from service.settings import Settings
@@ -33,6 +34,9 @@ __all__ = ["COMMAND", "Conversions"]
 
 
 COMMAND = ("converter", "convert")
+EXAMINATION = ("service.examination",)
+INSPECTION_SECONDS = 120.0  # somebody waits before a page; the largest model of the zoo takes 5
+FACTS = "inspection.json"
 PATIENCE = 900.0  # seconds for which a store, database or disk may be away before a job is failed for it
 MODEL_LIMIT = 4 << 30
 HTML = "report.html"
@@ -87,7 +91,7 @@ class Conversions:
         with self._lock:
             return frozenset(self._active)
 
-    def __call__(self, job_id: str) -> None:
+    def __call__(self, kind: Kind, job_id: str) -> None:
         log = structlog.get_logger().bind(job=job_id)
         with self._lock:
             self._active.add(job_id)
@@ -100,7 +104,7 @@ class Conversions:
                 self._patience(self._let_go, job_id)
         except GivenUp:
             with contextlib.suppress(sa.exc.SQLAlchemyError):  # without a database others will find our lock free
-                self._attempts.jobs.engine.requeue(job_id, Kind.CONVERSION)
+                self._attempts.jobs.engine.requeue(job_id, kind)
                 log.info("job handed back")
             with self._lock:
                 self._active.discard(job_id)
@@ -197,6 +201,9 @@ class Conversions:
                     self._patience(self._fetch, key, checkpoints / file_name)
         options = {**job.options, "threads": self._settings.job_threads}
         options.pop("validation", None)  # a path, and the paths of this machine are not the owner's to name
+        if job.kind == Kind.INSPECTION:
+            limits = replace(self._limits, wall=min(self._limits.wall, INSPECTION_SECONDS))
+            return Child([*EXAMINATION, str(model), str(work / FACTS)], work, limits, readable=[inputs])
         (inputs / "options.json").write_text(json.dumps(options))
         arguments = [
             str(model), "-o", str(work / "model.int8.onnx"), "--report", str(work / "report.json"),
@@ -215,6 +222,11 @@ class Conversions:
         """The child's files are checked, stored and the job's, or the error is returned."""
         put = self._artefacts.put_open
         try:
+            if attempt.job.kind == Kind.INSPECTION:
+                facts = read_facts(child.folder, FACTS)
+                results = {"inspection": self._patience(put, io.BytesIO(facts))}
+                self._patience(self._attempts.succeed, attempt, results)
+                return None
             # the level is what the sandbox said before the child was let loose, not what the child may claim
             report = read_report(child.folder, "report.json").confined(Isolation(**level.facts()))
             page = report.to_html()  # ours, from checked data; the child's own page is not used

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from service.intake import Again
 from service.options import ConversionOptions
 from service.problems import Problem
 from service.schemas import ConversionEvent
@@ -22,7 +23,7 @@ TAGS = [
     {"name": "operations", "description": "Health, readiness and metrics."},
 ]
 
-EXTRA = (Problem, ConversionOptions, ConversionEvent)
+EXTRA = (Problem, ConversionOptions, ConversionEvent, Again)
 """Schemas that no route mentions by type."""
 
 EVENT = {

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     """The kinds of task; a worker has one handler for each."""
 
     CONVERSION = "conversion"
+    INSPECTION = "inspection"
     DELIVERY = "delivery"
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
 from converter.errors import InvalidOption
 from service.addresses import Refused, check_url
 from service.auth import Principal, Scope
 from service.context import Context
+from service.engine import Kind
 from service.options import Choices, canonical, read_options
-from service.problems import BadRequest, Forbidden
+from service.problems import BadRequest, Forbidden, NoSuchConversion, ResultLost, invalid_fields
 from service.records import IdempotencyConflict, Job, NewJob, QueueFull, QuotaExceeded
+from service.storage import Stored
 from service.uploads import Upload, discard, receive
 
-__all__ = ["BODY", "FORM_OVERHEAD", "PRIORITY", "Wishes", "take"]
+__all__ = ["BODY", "FORM_OVERHEAD", "PRIORITY", "Again", "Wishes", "take"]
 
 PRIORITY = 100
 LARGE = 4 << 20  # a body above this is not read just to be told that the queue is full
@@ -50,6 +53,7 @@ BODY: dict[str, Any] = {
                 },
             },
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"schema": {"$ref": "#/components/schemas/Again"}},
         },
     }
 }
@@ -85,21 +89,56 @@ class Wishes(Choices):
 
 
 async def take(
-    request: Request, context: Context, principal: Principal, wishes: Wishes, idempotency_key: str | None
+    request: Request,
+    context: Context,
+    principal: Principal,
+    wishes: Wishes,
+    idempotency_key: str | None,
+    kind: Kind = Kind.CONVERSION,
 ) -> Job:
     """The job that the request asks for: new, or the one that an equal request got before."""
     _check(context, principal, wishes)
+    if request.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
+        return await _take_again(request, context, principal, wishes, idempotency_key)
     given = wishes.options()
     canonical(given)  # refused here rather than after an upload
     await _refuse_early(request, context, principal, idempotency_key)
     upload = await receive(request, context.jobs, context.settings.max_upload_bytes, wishes.name)
     context.metrics.uploaded_bytes.inc(upload.model.size)
     try:
-        new = _new_job(upload, given, principal, wishes, idempotency_key)
+        new = replace(_new_job(upload, given, principal, wishes, idempotency_key), kind=str(kind))
         return await run_in_threadpool(context.jobs.submit, new)
     except (InvalidOption, BadRequest, IdempotencyConflict, QuotaExceeded, QueueFull):
         await discard(context.jobs, upload.model)
         raise
+
+
+class Again(BaseModel):
+    """A conversion of a model that is with the service already: of an earlier conversion, or of an inspection."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"model_of": "6f0c1d0a8be94d1c"}]})
+
+    model_of: str = Field(pattern=r"^[0-9A-Za-z_-]{1,64}$", description="The id of a conversion or an inspection.")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="As ConversionOptions.")
+
+
+async def _take_again(
+    request: Request, context: Context, principal: Principal, wishes: Wishes, idempotency_key: str | None
+) -> Job:
+    try:
+        asked = Again.model_validate_json(await request.body())
+    except ValidationError as problem:
+        first = invalid_fields(problem.errors())[0]
+        raise BadRequest(f"The field {first.field} is not usable: {first.rule}.", field=first.field) from problem
+    earlier = await context.look(context.jobs.get, asked.model_of, principal.sees)
+    if earlier is None:
+        raise NoSuchConversion
+    model = Stored(earlier.model_key, earlier.model_sha256, earlier.model_bytes)
+    if not await run_in_threadpool(context.jobs.artefacts.is_intact, model.key):
+        raise ResultLost("The model is no longer in the service's store.", remedy="Send it again.")
+    upload = Upload(model, earlier.model_name, earlier.archive, {OPTIONS_FIELD: json.dumps(asked.options)})
+    new = _new_job(upload, wishes.options(), principal, wishes, idempotency_key)
+    return await run_in_threadpool(context.jobs.submit, new)
 
 
 def _new_job(

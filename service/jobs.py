@@ -63,6 +63,8 @@ __all__ = [
 ]
 
 VERSION = version("zsq")
+INSPECTION = str(Kind.INSPECTION)
+ASKED_TO_LOOK = {"kind": INSPECTION}  # among the options of a result's name: no conversion has them
 SEEN = timedelta(seconds=15)  # a worker that has said nothing for so long is not counted, even if it lives
 
 
@@ -117,12 +119,13 @@ class Jobs:
                 entry = {"owner": new.owner, "key": new.idempotency_key, "fingerprint": new.fingerprint}
                 connection.execute(tables.idempotency.insert().values(**entry, job_id=row["id"], at=now()))
             if reused is None:
-                self.engine.enqueue(connection, Task(row["id"], Kind.CONVERSION, row["id"], new.priority))
+                self.engine.enqueue(connection, Task(row["id"], Kind(new.kind), row["id"], new.priority))
             else:
                 for name, key in reused.artefacts.items():
                     self.blobs.use(connection, row["id"], key, reused.sizes[name])
                 add_event(connection, row["id"], "succeeded", {"reused_from": reused.id})
-                tally.add(connection, {("conversions", "reused"): 1})
+                if new.kind != INSPECTION:
+                    tally.add(connection, {("conversions", "reused"): 1})
                 notify(connection, self.engine, row["id"], new.owner, new.webhook, JobStatus.SUCCEEDED)
             return _one(connection, tables.jobs.c.id == row["id"])
 
@@ -189,7 +192,8 @@ class Jobs:
             values = {"status": JobStatus.CANCELLED, "finished_at": now(), "revision": row.revision + 1}
             connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(**values))
             add_event(connection, job_id, "cancelled", {})
-            tally.add(connection, {("conversions", "cancelled"): 1})
+            if row.kind != INSPECTION:
+                tally.add(connection, {("conversions", "cancelled"): 1})
             notify(connection, self.engine, job_id, row.owner, row.webhook, JobStatus.CANCELLED)
             job = _one(connection, tables.jobs.c.id == job_id)
         if row.status == JobStatus.QUEUED:  # a running one ends by itself when its worker notices
@@ -278,6 +282,7 @@ def _job(of_owner: bool) -> sa.Select[Any]:
 def _page(of_owner: bool, of_status: bool, below: bool) -> sa.Select[Any]:
     number = tables.jobs.c.number
     query = sa.select(*JOB, number).order_by(number.desc()).limit(sa.bindparam("limit"))
+    query = query.where(tables.jobs.c.kind != INSPECTION)
     if of_owner:
         query = query.where(tables.jobs.c.owner == sa.bindparam("owner"))
     if of_status:
@@ -331,7 +336,10 @@ def _row_of(new: NewJob) -> dict[str, Any]:
         "model_sha256": new.model.sha256,
         "model_bytes": new.model.size,
         "archive": new.archive,
-        "result_key": result_key(new.model.sha256, new.options),
+        "result_key": result_key(
+            new.model.sha256, dict(new.options) | ASKED_TO_LOOK if new.kind == INSPECTION else new.options
+        ),
+        "kind": new.kind,
         "priority": new.priority,
         "webhook": new.webhook,
         "created_at": now(),

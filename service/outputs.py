@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from pydantic import ValidationError
 
 from converter.report.schema import Report
 
-__all__ = ["BadOutput", "is_plain_name", "opened", "read_report"]
+__all__ = ["BadOutput", "is_plain_name", "opened", "read_facts", "read_report"]
 
 REPORT_LIMIT = 64 << 20
+FACTS_LIMIT = 1 << 20
 
 
 class BadOutput(ValueError):
@@ -53,6 +55,19 @@ def read_report(folder: Path, name: str) -> Report:
         first = problem.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise BadOutput(f"{name} breaks the schema at {place}: {first['msg']}.") from problem
+
+
+def read_facts(folder: Path, name: str) -> bytes:
+    """The JSON object of an inspection, spelled by us; raises BadOutput."""
+    with opened(folder, name, FACTS_LIMIT) as file:
+        text = file.read(FACTS_LIMIT + 1)
+    try:
+        facts = json.loads(text)
+        if not isinstance(facts, dict):
+            raise BadOutput(f"{name} is no JSON object.")
+        return json.dumps(facts, allow_nan=False).encode()
+    except (ValueError, RecursionError) as problem:
+        raise BadOutput(f"{name} is not JSON.") from problem
 
 
 def is_plain_name(name: object) -> bool:

@@ -94,6 +94,7 @@ class NewJob:
     idempotency_key: str | None = None
     fingerprint: str = ""  # of the whole request; equal keys must come with equal fingerprints
     quota: Quota = Quota()
+    kind: str = "conversion"
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Job:
     isolation: dict[str, Any] | None  # the level that the child really ran under
     webhook: str | None
     reused_from: str | None  # the job whose finished result this one was given
+    kind: str  # of its task, as engine.Kind: conversion or inspection
 
 
 @dataclass(frozen=True)

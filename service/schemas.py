@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service.records import Delivery as StoredDelivery
 from service.records import Job, JobEvent, JobStatus
@@ -146,6 +146,31 @@ class Conversion(BaseModel):
                 report=f"{path}/report" if done else None,
                 report_html=f"{path}/report.html" if done else None,
             ),
+        )
+
+
+class Inspection(BaseModel):
+    """A look into a model."""
+
+    id: str
+    status: JobStatus
+    model: UploadedModel
+    error: Failure | None = Field(description="Only of a failed inspection: what a conversion would be refused for.")
+    facts: dict[str, JsonValue] | None = Field(
+        description=(
+            "Once it has succeeded: model, inputs (what each is taken for, why, and how well each guess fits), notes, "
+            "changes, integer and float nodes, refusals."
+        )
+    )
+
+    @classmethod
+    def of(cls, job: Job, facts: dict[str, JsonValue] | None) -> Self:
+        return cls(
+            id=job.id,
+            status=job.status,
+            model=UploadedModel(name=job.model_name, bytes=job.model_bytes, sha256=job.model_sha256),
+            error=None if job.error is None else Failure.model_validate(job.error),
+            facts=facts,
         )
 
 

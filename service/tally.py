@@ -48,6 +48,8 @@ def add(connection: sa.Connection, increments: Mapping[tuple[str, str], float]) 
 def of_ended(connection: sa.Connection, row: sa.Row[Any]) -> Increments:
     """What the row of a conversion that has just ended adds to the counts."""
     found: Increments = Counter()
+    if row.kind != "conversion":
+        return found
     found["conversions", "reused" if row.reused_from else str(row.status)] += 1
     if row.reused_from:
         return found

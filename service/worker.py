@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -45,6 +46,7 @@ STORE_SWEEP_SECONDS = 24 * 3600.0
 ORPHANED_AFTER = 10.0  # a task the engine says we run, and we do not, is queued again after so long
 HAND_BACK_SECONDS = 4.0  # with the grace of 20 s before, all is done in the 25 s that orchestrators are told to wait
 FENCED = "ZSQ_FENCED_JOBS"
+OF_JOBS = frozenset({Kind.CONVERSION, Kind.INSPECTION})  # the kinds of task that are jobs of the table
 VERSION = version("zsq")
 
 
@@ -95,7 +97,8 @@ class Worker:
         self._forgive(patience)
         self._say_alive()
         self._engine = DbosWorker(self._jobs.database, self.id)
-        self._engine.start({Kind.CONVERSION: self._conversions, Kind.DELIVERY: self._deliveries})
+        of_jobs = {kind: partial(self._conversions, kind) for kind in OF_JOBS}
+        self._engine.start({**of_jobs, Kind.DELIVERY: self._deliveries})
         self._log.info("worker ready", isolation=self._level.name)
         for duty, period in (
             (self._fence, 0.5),
@@ -185,7 +188,7 @@ class Worker:
                     continue
                 for task in engine.running():  # looked at again: another may have been here before us
                     if task.worker == worker_id:
-                        if task.kind is Kind.CONVERSION:
+                        if task.kind in OF_JOBS:
                             self._attempts.worker_died(task.id, worker_id)
                         engine.requeue(task.id, task.kind)
                         self._log.warning("took over from a dead worker", task=task.id, dead=worker_id)
@@ -194,15 +197,15 @@ class Worker:
     def _find_orphans(self) -> None:
         """The engine may believe that we run what we do not, after an error between taking and starting."""
         mine = {
-            task.id
+            task.id: task.kind
             for task in self._jobs.engine.running()
-            if task.worker == self.id and task.kind is Kind.CONVERSION and task.id not in self._conversions.active
+            if task.worker == self.id and task.kind in OF_JOBS and task.id not in self._conversions.active
         }
         seen = {task_id: self._orphans.get(task_id, time.monotonic()) for task_id in mine}
         for task_id, since in list(seen.items()):
             if time.monotonic() - since > ORPHANED_AFTER:
                 self._log.warning("queued an orphaned task again", task=task_id)
-                self._jobs.engine.requeue(task_id, Kind.CONVERSION)
+                self._jobs.engine.requeue(task_id, mine[task_id])
                 del seen[task_id]
         self._orphans = seen
 

@@ -12,6 +12,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.access import Converter, Reader
 from service.context import Context, FromContext
+from service.engine import Kind
 from service.intake import BODY, Wishes, take
 from service.problems import AWAY, BadRequest, NoSuchConversion, responses
 from service.records import Job, JobEvent, JobStatus
@@ -24,7 +25,7 @@ EVENTS_BATCH = 500
 
 router = APIRouter(prefix="/v1/conversions", tags=["conversions"], responses=responses(401, 403, 422, 429, 503))
 upload_router = APIRouter(
-    prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 413, 415, 422, 429, 503)
+    prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 404, 410, 413, 415, 422, 429, 503)
 )
 
 ConversionId = Annotated[
@@ -56,7 +57,7 @@ async def visible_job(conversion: ConversionId, context: FromContext, principal:
 
 async def job_of(context: Context, job_id: str, owner: str | None) -> Job:
     job = await context.look(context.jobs.get, job_id, owner)
-    if job is None:
+    if job is None or job.kind != Kind.CONVERSION:
         raise NoSuchConversion
     return job
 
@@ -89,7 +90,8 @@ async def submit(
     """The model is stored and its conversion queued.
 
     Send a form (`curl -F model=@model.onnx -F options='{"seed": 1}'`), or the bytes alone with the options in the
-    query. The same file with the same options and version gives the finished result at once, unless `fresh=true`.
+    query; or JSON with `model_of` to convert the model of an inspection or another conversion, which is not sent again.
+    The same file with the same options and version gives the finished result at once, unless `fresh=true`.
     """
     conversion = Conversion.of(await take(request, context, principal, wishes, idempotency_key))
     response.headers["Location"] = conversion.links.self

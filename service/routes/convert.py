@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import time
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -16,18 +17,21 @@ from service.access import Converter
 from service.context import Context, FromContext
 from service.downloads import attachment, require_intact, require_success
 from service.intake import BODY, Wishes, take
+from service.layouts import Layout, members
 from service.problems import AWAY, failure_problem, problem_response, responses
 from service.records import Job, JobStatus
-from service.routes.conversions import IdempotencyKey, job_of
+from service.routes.conversions import IdempotencyKey, VisibleJob, job_of
 
-__all__ = ["router"]
+__all__ = ["bundle_router", "router"]
 
-MEMBERS = {"model": "model.int8.onnx", "report": "report.json", "html": "report.html"}
 PATIENCE = (0.1, 0.1, 0.2, 0.3, 0.5)  # seconds between looks at the job, the last one for ever
 AWAY_SECONDS = 60.0
 
+bundle_router = APIRouter(
+    prefix="/v1/conversions", tags=["results"], responses=responses(401, 403, 404, 409, 410, 422, 429, 503)
+)
 router = APIRouter(
-    prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 409, 410, 413, 415, 422, 429, 500, 503)
+    prefix="/v1", tags=["conversions"], responses=responses(400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 500, 503)
 )
 
 
@@ -61,12 +65,40 @@ async def convert(
     if job.status is JobStatus.FAILED:
         return problem_response(failure_problem(job.error or {}, job.id), request)
     require_success(job)
-    await require_intact(context, job, *MEMBERS)
-    headers = {
-        "Content-Disposition": attachment(job.model_name, ".int8.zip"),
-        "Content-Location": f"/v1/conversions/{job.id}",
-    }
-    return StreamingResponse(_zipped(context, job), headers=headers, media_type="application/zip")
+    answer = await bundled(context, job, Layout.PLAIN)
+    answer.headers["Content-Location"] = f"/v1/conversions/{job.id}"
+    return answer
+
+
+async def bundled(context: Context, job: Job, layout: Layout) -> StreamingResponse:
+    """The files of a succeeded job as a zip in this layout."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", re.sub(r"\.(onnx|zip)$", "", job.model_name, flags=re.IGNORECASE)) or "model"
+    found = members(layout, name.lstrip("."), job.options)
+    await require_intact(context, job, *(each for _, each in found if isinstance(each, str)))
+    headers = {"Content-Disposition": attachment(job.model_name, ".int8.zip")}
+    return StreamingResponse(_zipped(context, job, found), headers=headers, media_type="application/zip")
+
+
+@bundle_router.get(
+    "/{conversion}/bundle",
+    operation_id="getBundle",
+    summary="All files in one",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A zip of the model and its report.",
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def bundle(
+    job: VisibleJob,
+    context: FromContext,
+    layout: Annotated[Layout, Query(description="Whose names the files have.")] = Layout.PLAIN,
+) -> Response:
+    """Model and report in one zip, laid out for Triton, KServe or Hugging Face if asked; 409 until it has succeeded."""
+    require_success(job)
+    return await bundled(context, job, layout)
 
 
 async def _ended(context: Context, job: Job) -> Job:
@@ -104,15 +136,18 @@ class Outflow(io.RawIOBase):
         return taken
 
 
-async def _zipped(context: Context, job: Job) -> AsyncIterator[bytes]:
+async def _zipped(context: Context, job: Job, found: Sequence[tuple[str, str | bytes]]) -> AsyncIterator[bytes]:
     outflow = Outflow()
     with zipfile.ZipFile(outflow, "w") as archive:  # it cannot seek, which zipfile notices
-        for artefact, name in MEMBERS.items():
+        for name, content in found:
             member = zipfile.ZipInfo(name, job.created_at.timetuple()[:6])
-            member.compress_type = zipfile.ZIP_STORED if artefact == "model" else zipfile.ZIP_DEFLATED
-            member.file_size = job.sizes[artefact]
+            member.compress_type = zipfile.ZIP_STORED if content == "model" else zipfile.ZIP_DEFLATED
+            if isinstance(content, bytes):
+                archive.writestr(member, content)
+                continue
+            member.file_size = job.sizes[content]
             with archive.open(member, "w") as stream:
-                async for chunk in context.jobs.artefacts.read(job.artefacts[artefact]):
+                async for chunk in context.jobs.artefacts.read(job.artefacts[content]):
                     stream.write(chunk)
                     if sent := outflow.carry():
                         context.metrics.downloaded_bytes.inc(len(sent))

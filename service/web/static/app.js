@@ -101,17 +101,105 @@ function ask(title, note, yes) {
 // --- submission ------------------------------------------------------------------------------------------------------
 
 const form = $("submission"), file = $("file"), drop = $("drop");
-let sending = null;
+let sending = null, source = null; // source: what holds the model already, an inspection or an earlier conversion
 
-function choose() {
-  const chosen = file.files[0];
+function forget() {
+  source = null;
+  $("seen").hidden = $("again-note").hidden = true;
+}
+
+async function choose() {
+  const chosen = [...file.files];
   $("refusal").hidden = true;
-  drop.classList.toggle("chosen", Boolean(chosen));
-  if (!chosen) return;
-  $("drop-title").textContent = chosen.name;
-  const largest = Number(file.dataset.largest);
-  $("drop-note").textContent = `${size(chosen.size)} · press Convert, or drop another`;
-  if (chosen.size > largest) explain($("refusal"), { detail: `The file has ${size(chosen.size)}; this service takes up to ${size(largest)}.` });
+  forget();
+  drop.classList.toggle("chosen", chosen.length > 0);
+  if (!chosen.length) return;
+  $("drop-title").textContent = chosen.length > 1 ? `${chosen.length} models` : chosen[0].name;
+  const largest = Number(file.dataset.largest), large = chosen.find((each) => each.size > largest);
+  const all = chosen.reduce((sum, each) => sum + each.size, 0);
+  $("drop-note").textContent = `${size(all)} · press Convert, or drop another`;
+  if (large) return explain($("refusal"), { detail: `${large.name} has ${size(large.size)}; this service takes up to ${size(largest)}.` });
+  if (chosen.length === 1) await inspect(chosen[0]);
+}
+
+async function inspect(chosen) {
+  const current = () => file.files[0] === chosen;
+  const body = new FormData();
+  body.append("model", chosen);
+  try {
+    let found = await sent(() => send(body, "/v1/inspections"));
+    if (!current()) return;
+    source = found.id;
+    $("seen-facts").textContent = "Looking into it …";
+    $("seen-inputs").tBodies[0].replaceChildren();
+    for (const id of ["seen-nodes", "seen-notes"]) $(id).replaceChildren();
+    $("seen").hidden = false;
+    while (current() && source === found.id && !FINAL.includes(found.status)) {
+      await new Promise((passed) => setTimeout(passed, 700));
+      found = await call(`/v1/inspections/${found.id}`);
+    }
+    if (current() && source === found.id) seen(found);
+  } catch (refusal) {
+    $("seen").hidden = true;
+    if (refusal.status === 401) askForKey();
+    else if (current() && !refusal.problem.stopped) explain($("refusal"), refusal.problem);
+  }
+}
+
+const OVERRULES = { picture: "range=0:255", image: "range=0:255", tokens: "tokens=0:30522" };
+
+function seen({ status, error, facts }) {
+  if (status !== "succeeded") {
+    $("seen-facts").textContent = "It could not be looked into.";
+    return explain($("refusal"), error ?? { detail: `The inspection was ${status}.` });
+  }
+  const { model, inputs = [], notes = [], integer, refusals = [] } = facts;
+  $("seen-facts").textContent = [
+    `opset ${model.opset}`, `${model.nodes} nodes`, `${Number(model.parameters).toLocaleString()} parameters`, model.producer && `made by ${model.producer}`,
+  ].filter(Boolean).join(" · ");
+  $("seen-inputs").tBodies[0].replaceChildren(...inputs.map((input) => {
+    const spec = input.overrule ?? `${input.name}=${OVERRULES[input.kind] ?? "range=-1:1"}`;
+    const use = element("button", { type: "button", className: "link", textContent: spec });
+    use.setAttribute("aria-label", `Say ${spec} of this input`);
+    use.addEventListener("click", () => {
+      const lines = form.elements.inputs.value.split("\n").filter((line) => line.trim() && !line.startsWith(`${input.name}=`));
+      form.elements.inputs.value = [...lines, spec].join("\n");
+      form.elements.inputs.closest("details").open = true;
+      form.elements.inputs.focus();
+    });
+    const guesses = (input.hypotheses ?? []).length;
+    const sure = input.scaled?.length > 1 ? ` (undecided between ${input.scaled.join(", ")})` : guesses > 1 ? ` (best of ${guesses})` : "";
+    return element("tr", {},
+      element("th", { scope: "row", textContent: `${input.name} ${(input.shape ?? []).join("×")}` }),
+      element("td", { textContent: `${input.kind}${input.scaled?.[0] ? `, ${input.scaled[0]}` : ""}${sure}` }),
+      element("td", { className: "note", textContent: input.why ?? "" }), element("td", {}, use));
+  }));
+  const reasons = Object.entries(facts.float?.reasons ?? {}).map(([why, count]) => `${count}: ${why}`);
+  $("seen-nodes").textContent = `${integer?.nodes ?? 0} nodes become integer, ${facts.float?.nodes ?? 0} stay in float.`;
+  $("seen-notes").replaceChildren(...[...notes, ...reasons.slice(0, 6)].map((textContent) => element("li", { textContent: String(textContent) })));
+  announce("Looked into the model.");
+  if (refusals.length) explain($("refusal"), refusals[0]);
+}
+
+function again(conversion) {
+  file.value = "";
+  forget();
+  source = conversion.id;
+  drop.classList.remove("chosen");
+  $("drop-title").textContent = "Drop ONNX models here, or choose files";
+  $("again-note").textContent = `Converts ${conversion.model.name} again: nothing needs to be sent. Change what should be other than before.`;
+  $("again-note").hidden = false;
+  const { options } = conversion;
+  for (const name of [...CHOSEN, ...NUMBERS, "size_budget"]) {
+    if (name in options) form.elements[name].value = options[name] ?? "";
+    form.elements[name].dispatchEvent(new Event("change"));
+  }
+  for (const name of ["inputs", "outputs"]) form.elements[name].value = Object.entries(options[name] ?? {}).map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join("\n");
+  form.elements.exclude.value = (options.exclude ?? []).join("\n");
+  for (const box of form.querySelectorAll("[name=skip]")) box.checked = (options.skip ?? []).includes(box.value);
+  $("fresh").checked = true;
+  location.hash = "#/";
+  $("convert").focus();
 }
 
 file.addEventListener("change", choose);
@@ -135,20 +223,43 @@ for (const select of form.querySelectorAll("select")) select.addEventListener("c
   $(`${select.name}-note`).textContent = select.selectedOptions[0].dataset.note;
 });
 
+const CHOSEN = ["method", "precision", "target", "prefer", "effort"];
+const NUMBERS = ["time_budget", "samples", "seed", "min_agreement", "max_drop", "expected_accuracy"];
+const lines = (name) => form.elements[name].value.split("\n").map((line) => line.trim()).filter(Boolean);
+
+function pairs(name) {
+  return Object.fromEntries(lines(name).map((line) => {
+    const [key, ...rest] = line.split("=");
+    return [key.trim(), rest.join("=").trim()];
+  }));
+}
+
 function chosenOptions() {
   const options = {};
-  for (const name of ["method", "precision", "target"]) options[name] = form.elements[name].value;
-  for (const name of ["time_budget", "samples", "seed", "min_agreement"]) {
+  for (const name of CHOSEN) options[name] = form.elements[name].value;
+  for (const name of NUMBERS) {
     if (form.elements[name].value !== "") options[name] = Number(form.elements[name].value);
   }
   if (form.elements.size_budget.value.trim() !== "") options.size_budget = form.elements.size_budget.value.trim();
   options.skip = [...form.querySelectorAll("[name=skip]:checked")].map((box) => box.value);
-  options.inputs = {};
-  for (const line of form.elements.inputs.value.split("\n").filter((each) => each.trim())) {
-    const [name, ...spec] = line.split("=");
-    options.inputs[name.trim()] = spec.join("=").trim();
-  }
+  options.inputs = pairs("inputs");
+  options.outputs = pairs("outputs");
+  options.exclude = lines("exclude");
   return options;
+}
+
+async function sent(work) {
+  $("convert").disabled = true;
+  $("sending").hidden = false;
+  $("sent").value = 0;
+  $("sent-note").textContent = "";
+  try {
+    return await work();
+  } finally {
+    sending = null;
+    $("convert").disabled = false;
+    $("sending").hidden = true;
+  }
 }
 
 function send(body, path) {
@@ -171,34 +282,39 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (sending) return;
   $("refusal").hidden = true;
-  if (!file.files.length) return explain($("refusal"), { detail: "Choose a model first." });
+  if (!file.files.length && !source) return explain($("refusal"), { detail: "Choose a model first." });
   const wrong = [...form.elements].find((field) => field.willValidate && !field.checkValidity());
   if (wrong) {
     wrong.closest("details")?.setAttribute("open", "");
     wrong.focus();
     return explain($("refusal"), { detail: `${wrong.labels[0].textContent.trim()}: ${wrong.validationMessage}` });
   }
-  const body = new FormData();
-  body.append("options", new Blob([JSON.stringify(chosenOptions())], { type: "application/json" }));
-  body.append("model", file.files[0]);
-  $("convert").disabled = true;
-  $("sending").hidden = false;
-  $("sent").value = 0;
-  $("sent-note").textContent = "";
+  const path = api() + ($("fresh").checked ? "?fresh=true" : ""), options = chosenOptions(), made = [];
   try {
-    const made = await send(body, api() + ($("fresh").checked ? "?fresh=true" : ""));
+    await sent(async () => {
+      if (source) {
+        const body = JSON.stringify({ model_of: source, options });
+        made.push(await call(path, { method: "POST", body, headers: { "Content-Type": "application/json" } }));
+        return;
+      }
+      for (const each of file.files) {
+        const body = new FormData();
+        body.append("options", new Blob([JSON.stringify(options)], { type: "application/json" }));
+        body.append("model", each);
+        made.push(await send(body, path));
+      }
+    });
     file.value = "";
+    forget();
     drop.classList.remove("chosen");
-    $("drop-title").textContent = "Drop another model here, or choose a file";
+    $("drop-title").textContent = "Drop other models here, or choose files";
     $("drop-note").textContent = ".onnx, or a .zip with its external data";
-    location.hash = `#/${made.id}`;
+    if (made.length === 1) location.hash = `#/${made[0].id}`;
+    else list();
   } catch (refusal) {
     if (refusal.status === 401) askForKey();
-    if (!refusal.problem.stopped) explain($("refusal"), refusal.problem);
-  } finally {
-    sending = null;
-    $("convert").disabled = false;
-    $("sending").hidden = true;
+    if (!refusal.problem?.stopped) explain($("refusal"), refusal.problem ?? {});
+    if (made.length) list();
   }
 });
 
@@ -207,6 +323,20 @@ $("stop-sending").addEventListener("click", () => sending?.abort());
 // --- the list --------------------------------------------------------------------------------------------------------
 
 let pages = 1, looking = 0;
+const picked = new Set(); // conversions to be compared
+
+function offer() {
+  $("compare").disabled = picked.size < 2;
+  $("compare").textContent = picked.size ? `Compare ${picked.size}` : "Compare";
+}
+
+$("compare").addEventListener("click", () => { location.hash = `#/compare/${[...picked].join(",")}`; });
+$("filter").addEventListener("input", narrow);
+
+function narrow() {
+  const wanted = $("filter").value.trim().toLowerCase();
+  for (const item of $("past").children) item.hidden = !item.textContent.toLowerCase().includes(wanted);
+}
 
 function words(conversion) {
   const { status, progress } = conversion;
@@ -228,8 +358,15 @@ function entry(conversion) {
   const button = element("button", { type: "button", className: "quiet", textContent: active ? "Cancel" : "Delete" });
   button.setAttribute("aria-label", `${button.textContent} ${model.name}`);
   button.addEventListener("click", () => (active ? cancel(id, model.name) : remove(id, model.name)));
+  const pick = element("input", { type: "checkbox", className: "pick", checked: picked.has(id), disabled: status !== "succeeded" });
+  pick.setAttribute("aria-label", `Compare ${model.name}, ${when(conversion.created_at)}`);
+  pick.addEventListener("change", () => {
+    if (pick.checked) picked.add(id);
+    else picked.delete(id);
+    offer();
+  });
   const item = element(
-    "li", {}, element("a", { href: `#/${id}`, textContent: model.name }), pill,
+    "li", {}, pick, element("a", { href: `#/${id}`, textContent: model.name }), pill,
     element("span", { className: "note", textContent: summary(conversion) }), button,
   );
   if (status === "running") {
@@ -262,6 +399,7 @@ async function list() {
       if (items.length !== $("past").children.length || items.some((item, place) => $("past").children[place] !== item)) {
         $("past").replaceChildren(...items);
       }
+      narrow();
       $("more").hidden = !cursor;
       $("nothing").hidden = found.length > 0;
     } catch (refusal) {
@@ -328,6 +466,8 @@ function show(conversion) {
 
   if (status === "failed") explain($("failure"), conversion.error ?? {});
   else $("failure").hidden = true;
+  $("again").hidden = active;
+  $("again").textContent = status === "failed" || status === "cancelled" ? "Try again with…" : "Convert again with…";
   $("cancel").hidden = !active;
   $("delete").hidden = active;
   for (const [name, path, label, bytes] of [
@@ -404,9 +544,40 @@ document.addEventListener("visibilitychange", async () => {
   glancing = setTimeout(glance, 3 * LOOK_AGAIN, shown.id);
 });
 
+$("again").addEventListener("click", () => again(shown));
 $("cancel").addEventListener("click", () => cancel(shown.id, shown.model.name));
 $("delete").addEventListener("click", () => remove(shown.id, shown.model.name));
 $("stages").replaceChildren(...STAGES.map((textContent) => element("li", { textContent })));
+
+// --- side by side ----------------------------------------------------------------------------------------------------
+
+const share = (value) => (value == null ? "unknown" : `${(100 * value).toFixed(1)} %`);
+const range = (expected) => (expected?.interval ? `${share(expected.interval.low)} to ${share(expected.interval.high)}` : "unknown");
+const ROWS = [ // title, what is shown, and what is better when smaller (-1) or larger (1)
+  ["Options", ({ conversion: { options } }) => `${options.method}, ${options.precision}, ${options.samples} samples, seed ${options.seed}`],
+  ["Size", ({ conversion }) => size(conversion.sizes.model ?? 0), ({ conversion }) => -(conversion.sizes.model ?? 0)],
+  ["Faster than FP32", ({ report: { latency } }) => (latency ? `${latency.speedup.toFixed(2)} times` : "not measured"), ({ report }) => report.latency?.speedup],
+  ["Predicted decisions as FP32's", ({ report }) => range(report.predicted?.agreement), ({ report }) => report.predicted?.agreement?.interval?.low],
+  ["Predicted change of accuracy", ({ report }) => range(report.predicted?.accuracy_change), ({ report }) => report.predicted?.accuracy_change?.interval?.low],
+  ["Nodes in float", ({ report }) => String(report.quantization?.nodes_float ?? "unknown")],
+  ["Warnings", ({ report }) => String((report.warnings ?? []).length)],
+];
+
+async function compare(ids) {
+  $("home").hidden = $("conversion").hidden = true;
+  $("comparison").hidden = false;
+  document.title = "side by side · zsq";
+  const columns = await Promise.all(ids.map(async (id) => ({ conversion: await call(api(id)), report: await call(`${api(id)}/report`) })));
+  const head = element("tr", {}, element("td"), ...columns.map(({ conversion: { id, model } }) => element("th", { scope: "col" }, element("a", { href: `#/${id}`, textContent: model.name }))));
+  const rows = ROWS.map(([title, shownAs, worth]) => {
+    const worths = columns.map((column) => worth?.(column) ?? NaN).map((each) => (Number.isFinite(each) ? each : -Infinity));
+    const best = Math.max(...worths), differ = new Set(worths).size > 1;
+    const cells = columns.map((column, place) => element("td", { textContent: shownAs(column), className: worth && differ && worths[place] === best ? "best" : "" }));
+    return element("tr", {}, element("th", { scope: "row", textContent: title }), ...cells);
+  });
+  $("compared").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
+  $("comparison-title").focus();
+}
 
 // --- where we are ----------------------------------------------------------------------------------------------------
 
@@ -414,6 +585,8 @@ async function route() {
   leave();
   const id = location.hash.replace(/^#\/?/, ""), before = shown?.id;
   shown = null;
+  $("comparison").hidden = true;
+  if (id.startsWith("compare/")) return compare(id.slice(8).split(",")).catch(() => { location.hash = "#/"; });
   if (!id) {
     $("conversion").hidden = true;
     $("home").hidden = false;
