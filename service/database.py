@@ -27,7 +27,6 @@ __all__ = [
     "jobs",
     "keys",
     "now",
-    "registrations",
     "secrets",
     "submissions",
     "workers",
@@ -188,19 +187,6 @@ counters = sa.Table(  # what metrics count over all processes and restarts
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("label", sa.String(64), primary_key=True),
     sa.Column("value", sa.Float, nullable=False),
-)
-
-registrations = sa.Table(  # results on their way into a model registry
-    "zsq_registrations",
-    metadata,
-    sa.Column("job_id", sa.String(64), primary_key=True),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("last_error", sa.Text),
-    sa.Column("model_version", sa.Text),
-    sa.Column("created_at", Moment, nullable=False),
-    sa.Column("updated_at", Moment, nullable=False),
-    sa.Index("zsq_registrations_status", "status"),
 )
 
 deliveries = sa.Table(

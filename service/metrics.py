@@ -30,7 +30,6 @@ COUNTED = {  # by the name in the table: the label, and what it is
     "attempts": (None, "Conversions begun, those begun again among them."),
     "takeovers": (None, "Conversions taken over from workers that died."),
     "webhook_tries": ("result", "Webhook messages tried: delivered, failed, or given up."),
-    "registrations": ("result", "Results brought into the model registry: done or failed tries."),
     "model_bytes": ("side", "Bytes of models of ended conversions."),
 }
 HISTOGRAMS = {

@@ -123,7 +123,7 @@ def make_old(database: Database) -> None:
         for statement in MIGRATIONS[2]:
             words = statement.split()
             connection.execute(sa.text(f"ALTER TABLE {words[2]} DROP COLUMN {words[5]}"))
-        for name in ("zsq_submissions", "zsq_counters", "zsq_registrations"):
+        for name in ("zsq_submissions", "zsq_counters"):
             connection.execute(sa.text(f"DROP TABLE {name}"))
         connection.execute(sa.text("INSERT INTO zsq_schema (version) VALUES (1)"))
 
