@@ -9,11 +9,13 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import NoReturn
 
 import psutil
@@ -46,6 +48,7 @@ STORE_SWEEP_SECONDS = 24 * 3600.0
 ORPHANED_AFTER = 10.0  # a task the engine says we run, and we do not, is queued again after so long
 HAND_BACK_SECONDS = 4.0  # with the grace of 20 s before, all is done in the 25 s that orchestrators are told to wait
 FENCED = "ZSQ_FENCED_JOBS"
+ALIVE = Path(tempfile.gettempdir()) / "zsq-worker-alive"  # of this container: other workers may share the data folder
 OF_JOBS = frozenset({Kind.CONVERSION, Kind.INSPECTION})  # the kinds of task that are jobs of the table
 VERSION = version("zsq")
 
@@ -161,6 +164,7 @@ class Worker:
             patience(self._attempts.forgive, job_id)
 
     def _say_alive(self) -> None:
+        ALIVE.touch()  # for probes that ask whether the process works, not the database
         insert = sqlite.insert if self._jobs.database.is_sqlite else postgresql.insert
         row = {
             "id": self.id,
