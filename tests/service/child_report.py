@@ -12,6 +12,7 @@ REPORT = {
     },
     "fidelity": {"distribution": "noise", "samples": 8, "outputs": []},
     "predicted": {"basis": "nothing", "reason": "it was told what to say"},
+    "verdict": {"advice": "use", "sentence": "As it was told."},
     "layers": [],
     "kernels": {
         "optimizer": "extended", "nodes": 1, "integer": 1, "float_compute": 0, "conversions": 0, "other": 0,

@@ -1,4 +1,4 @@
-"""What operators are given: manifests that Kubernetes would take, a dashboard of metrics there are, all settings told."""
+"""What operators are given: manifests Kubernetes would take, a dashboard of metrics there are, all settings told."""
 
 from __future__ import annotations
 

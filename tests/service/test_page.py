@@ -249,6 +249,41 @@ def test_a_file_dropped_anywhere_is_taken(api: Api, page: Page) -> None:
     assert api.get("/v1/conversions").json()["conversions"][0]["model"]["name"] == "dropped.onnx"
 
 
+def test_several_files_are_converted_compared_and_converted_again(api: Api, page: Page) -> None:
+    page.goto("/")
+    files = [
+        {"name": f"{name}.onnx", "mimeType": "application/octet-stream", "buffer": told(name=name)} for name in "ab"
+    ]
+    page.set_input_files("#file", files)  # type: ignore[arg-type]  # of two files there is no look before
+    expect(page.locator("#drop-title")).to_have_text("2 models")
+    page.get_by_role("button", name="Convert", exact=True).click()
+    expect(page.locator("#past li")).to_have_count(2)
+    expect(page.locator("#past .pill", has_text="succeeded")).to_have_count(2, timeout=90 * SECONDS)
+    for pick in page.locator(".pick").all():
+        pick.check()
+    page.get_by_role("button", name="Compare 2").click()
+    expect(page.locator("#compared th[scope=col]")).to_have_count(2)
+    expect(page.locator("#compared")).to_contain_text("Predicted change of accuracy")
+    page.get_by_role("link", name="a.onnx").click()
+    page.get_by_role("button", name="Convert again with…").click()
+    expect(page.locator("#again-note")).to_contain_text("a.onnx again")
+    page.get_by_text("More options").click()
+    page.get_by_label("Seed").fill("5")
+    page.get_by_role("button", name="Convert", exact=True).click()
+    expect(page.locator("#facts")).to_contain_text("seed 5")
+    assert api.get("/v1/conversions").json()["conversions"][0]["options"]["seed"] == 5
+
+
+def test_a_filter_narrows_the_list(page: Page) -> None:
+    convert(page, "wanted.onnx", told(then="refuse"))
+    page.goto("/")
+    expect(page.locator("#past li")).to_have_count(1)
+    page.get_by_label("Filter").fill("other")
+    expect(page.locator("#past li").first).to_be_hidden()
+    page.get_by_label("Filter").fill("WANTED")
+    expect(page.locator("#past li").first).to_be_visible()
+
+
 def test_mistakes_are_told_beside_the_form(page: Page) -> None:
     page.goto("/")
     page.get_by_role("button", name="Convert", exact=True).click()

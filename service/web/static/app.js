@@ -101,11 +101,13 @@ function ask(title, note, yes) {
 // --- submission ------------------------------------------------------------------------------------------------------
 
 const form = $("submission"), file = $("file"), drop = $("drop");
-let sending = null, source = null; // source: what holds the model already, an inspection or an earlier conversion
+let sending = null;
+let source = null; // what holds the model already: an inspection, or an earlier conversion
+let arriving = null; // the model on its way to be looked into; who presses Convert meanwhile waits for it
 
 function forget() {
   source = null;
-  $("seen").hidden = $("again-note").hidden = true;
+  $("seen").hidden = $("again-note").hidden = $("seen-problem").hidden = true;
 }
 
 async function choose() {
@@ -127,7 +129,8 @@ async function inspect(chosen) {
   const body = new FormData();
   body.append("model", chosen);
   try {
-    let found = await sent(() => send(body, "/v1/inspections"));
+    arriving = sent(() => send(body, "/v1/inspections"));
+    let found = await arriving.finally(() => { arriving = null; });
     if (!current()) return;
     source = found.id;
     $("seen-facts").textContent = "Looking into it …";
@@ -142,7 +145,7 @@ async function inspect(chosen) {
   } catch (refusal) {
     $("seen").hidden = true;
     if (refusal.status === 401) askForKey();
-    else if (current() && !refusal.problem.stopped) explain($("refusal"), refusal.problem);
+    else if (current() && refusal.problem && !refusal.problem.stopped) explain($("seen-problem"), refusal.problem);
   }
 }
 
@@ -151,7 +154,7 @@ const OVERRULES = { picture: "range=0:255", image: "range=0:255", tokens: "token
 function seen({ status, error, facts }) {
   if (status !== "succeeded") {
     $("seen-facts").textContent = "It could not be looked into.";
-    return explain($("refusal"), error ?? { detail: `The inspection was ${status}.` });
+    return explain($("seen-problem"), error ?? { detail: `The inspection was ${status}.` });
   }
   const { model, inputs = [], notes = [], integer, refusals = [] } = facts;
   $("seen-facts").textContent = [
@@ -178,7 +181,7 @@ function seen({ status, error, facts }) {
   $("seen-nodes").textContent = `${integer?.nodes ?? 0} nodes become integer, ${facts.float?.nodes ?? 0} stay in float.`;
   $("seen-notes").replaceChildren(...[...notes, ...reasons.slice(0, 6)].map((textContent) => element("li", { textContent: String(textContent) })));
   announce("Looked into the model.");
-  if (refusals.length) explain($("refusal"), refusals[0]);
+  if (refusals.length) explain($("seen-problem"), refusals[0]);
 }
 
 function again(conversion) {
@@ -249,7 +252,6 @@ function chosenOptions() {
 }
 
 async function sent(work) {
-  $("convert").disabled = true;
   $("sending").hidden = false;
   $("sent").value = 0;
   $("sent-note").textContent = "";
@@ -257,7 +259,6 @@ async function sent(work) {
     return await work();
   } finally {
     sending = null;
-    $("convert").disabled = false;
     $("sending").hidden = true;
   }
 }
@@ -280,7 +281,7 @@ function send(body, path) {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (sending) return;
+  if (sending && !arriving) return;
   $("refusal").hidden = true;
   if (!file.files.length && !source) return explain($("refusal"), { detail: "Choose a model first." });
   const wrong = [...form.elements].find((field) => field.willValidate && !field.checkValidity());
@@ -289,6 +290,8 @@ form.addEventListener("submit", async (event) => {
     wrong.focus();
     return explain($("refusal"), { detail: `${wrong.labels[0].textContent.trim()}: ${wrong.validationMessage}` });
   }
+  $("convert").disabled = true;
+  await arriving?.catch(() => null); // what went wrong there goes wrong again below, and is told
   const path = api() + ($("fresh").checked ? "?fresh=true" : ""), options = chosenOptions(), made = [];
   try {
     await sent(async () => {
@@ -315,6 +318,8 @@ form.addEventListener("submit", async (event) => {
     if (refusal.status === 401) askForKey();
     if (!refusal.problem?.stopped) explain($("refusal"), refusal.problem ?? {});
     if (made.length) list();
+  } finally {
+    $("convert").disabled = false;
   }
 });
 
