@@ -16,8 +16,8 @@ from tests.service import child_report
 def report(folder: Path, low: float | None) -> Path:
     facts = json.loads(json.dumps(child_report.REPORT))
     if low is not None:
-        facts["predicted"]["agreement"] = {"interval": {"low": low, "high": 1.0}}
-        facts["predicted"]["accuracy_change"] = {"interval": {"low": low - 1, "high": 0.0}}
+        facts["predicted"]["agreement"] = {"middle": low, "interval": {"low": low, "high": 1.0}}
+        facts["predicted"]["accuracy_change"] = {"middle": low - 1, "interval": {"low": low - 1, "high": 0.0}}
     path = folder / f"{low}.json"
     path.write_text(json.dumps(facts))
     return path
