@@ -80,6 +80,13 @@ class Scaling:
     probability: float | None = None
     why: str = ""
 
+    def __post_init__(self) -> None:
+        """One scale serves all channels' offsets, and one offset all scales: both are equally many from here on."""
+        count = max(len(self.scale), len(self.offset))
+        for field in ("scale", "offset"):
+            values = getattr(self, field)
+            object.__setattr__(self, field, values * count if len(values) == 1 else values)
+
     def is_alike(self, other: Scaling) -> bool:
         """Whether an integer grid for one is one for the other: the mean scales and offsets hardly differ."""
         scale, offset = float(np.mean(self.scale)), float(np.mean(self.offset))
@@ -222,7 +229,8 @@ class InputPlan:
         )
 
     def _zeros(self, values: tuple[float, ...]) -> Array:
-        width = max(len(values), *(len(each.scale) for each in (self.scaling, *self.rivals)))
+        turns = (self.scaling, *self.rivals)
+        width = max(len(values), *(len(each.scale) for each in turns), *(len(each.offset) for each in turns))
         return np.zeros_like(self.per_channel((0.0,) * width))
 
     def prepare(self, raw: Array, start: int = 0) -> Array:
