@@ -13,7 +13,7 @@ from converter.families import MOVING, RENAMING, SIGMOIDS, SOFTMAXES
 from converter.graph import Graph, Shape, attribute
 from converter.options import OutputKind
 
-__all__ = ["ClassOutput", "Score", "class_output", "find_scores"]
+__all__ = ["ClassOutput", "Score", "class_output", "find_scores", "judged_tensors"]
 
 
 @dataclass(frozen=True)
@@ -118,3 +118,30 @@ def _stated_classes(graph: Graph, kinds: Mapping[str, OutputKind]) -> ClassOutpu
                 field="outputs",
             )
     return ClassOutput(stated[0].name, "its owner states so") if stated else None
+
+
+def judged_tensors(graph: Graph) -> list[str]:
+    """Where damage is measured: what the outputs are joined of, and scores before their softmax or sigmoid.
+
+    A detector joins boxes of hundreds of pixels with scores below one: in the joined output the scores' errors are
+    invisible. Saturated scores hide damage as well. Sorted, each once.
+    """
+    found: set[str] = set()
+    pending, seen = [output.name for output in graph.outputs], set[str]()
+    while pending:
+        tensor = pending.pop()
+        if tensor in seen or tensor in graph.initializers:
+            continue
+        seen.add(tensor)
+        node = graph.producer(tensor)
+        if node is None:
+            continue
+        if node.op_type == "Concat":
+            pending.extend(node.input)
+        elif node.op_type in MOVING | {"ArgMax", "Cast"} and node.input[0] not in graph.initializers:
+            pending.append(node.input[0])
+        elif node.op_type in SIGMOIDS | SOFTMAXES:
+            found.add(node.input[0])
+        else:
+            found.add(tensor)
+    return sorted(found)

@@ -18,6 +18,7 @@ from onnxruntime.quantization import CalibrationDataReader
 from torch import Tensor
 
 from converter.inputs.plans import Feeds, tensors
+from converter.quantization.activation_functions import Function
 from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
 
@@ -25,6 +26,9 @@ __all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe"]
 
 BINS = 2048
 PIECE = 1 << 17  # values counted at a time: they and their bins stay within a core's second-level cache
+SHRINKS = np.linspace(1.0, 0.02, 50)  # of an end of a range; behind a function little of it may matter
+MOST_TURNS = 4
+FEW_CODES = 2  # an end so near to zero takes no more codes than this, and giving it up would save nothing
 MOVING_SHARE = 0.1  # of a new batch in a moving average
 
 
@@ -107,8 +111,10 @@ class Observer:
         """The middle of each bin."""
         return np.asarray((np.arange(2 * BINS) - BINS + 0.5) * self.width, np.float64)
 
-    def range(self, rule: RangeRule, levels: int = 256) -> Range:
-        """The range by ``rule``, with zero in it."""
+    def range(self, rule: RangeRule, levels: int = 256, function: Function | None = None) -> Range:
+        """The range by ``rule``, with zero in it; least errors are counted behind ``function``, through which alone the
+        tensor is read.
+        """
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if not np.isfinite(low + high) or self.counts.sum() == 0:
             return Range(0.0, 0.0, "never observed", levels)
@@ -118,7 +124,7 @@ class Observer:
             case RangeRule.PERCENTILE:
                 low, high = self._percentile(0.9999)
             case RangeRule.MSE:
-                low, high = self._least_error(levels)
+                low, high = self._least_error(levels, function)
         return Range(low, high, str(rule), levels)
 
     def _percentile(self, share: float) -> tuple[float, float]:
@@ -129,21 +135,54 @@ class Observer:
         high = centres[min(int(np.searchsorted(cumulated, 1 - tail)), len(centres) - 1)]
         return max(min(float(low), 0.0), min(self.low, 0.0)), min(max(float(high), 0.0), max(self.high, 0.0))
 
-    def _least_error(self, levels: int) -> tuple[float, float]:
-        """The shrunken range of least squared rounding plus clipping error over the histogram."""
-        low, high = min(self.low, 0.0), max(self.high, 0.0)
-        filled = self.counts > 0
-        centres, counts = self.centres[filled], self.counts[filled]
-        best = (np.inf, low, high)
-        for shrink in np.linspace(1.0, 0.3, 36):
-            a, b = low * shrink, high * shrink
-            step = max((b - a) / (levels - 1), 1e-12)
-            clipped = np.clip(centres, a, b)
-            outside = (centres - clipped) ** 2
-            error = float((counts * np.where(outside > 0, outside, step**2 / 12)).sum())
-            if error < best[0]:
-                best = (error, a, b)
-        return best[1], best[2]
+    def _least_error(self, levels: int, function: Function | None) -> tuple[float, float]:
+        """The range of least squared rounding plus clipping error over the histogram: each end shrunk for itself, the
+        upper and the lower one in turn, until neither moves.
+        """
+        ends = [min(self.low, 0.0), max(self.high, 0.0)]
+        error = _Error(self, levels, function)
+        best = error(*ends)
+        for _ in range(MOST_TURNS):
+            before = list(ends)
+            for side in (1, 0):
+                full = (self.low, self.high)[side] if ends[side] else 0.0
+                if abs(full) <= FEW_CODES * (ends[1] - ends[0]) / (levels - 1):
+                    continue
+                for shrink in SHRINKS:
+                    trial = [*ends]
+                    trial[side] = full * shrink
+                    if (found := error(*trial)) < best:
+                        best, ends = found, trial
+            if ends == before:
+                break
+        return ends[0], ends[1]
+
+
+class _Error:
+    """The squared error of a range over a histogram, behind the function that follows."""
+
+    def __init__(self, observer: Observer, levels: int, function: Function | None) -> None:
+        filled = observer.counts > 0
+        self.centres, self.counts = observer.centres[filled], observer.counts[filled]
+        self.levels, self.function = levels, function
+        if function is None:
+            self.after, self.slope = self.centres, np.ones_like(self.centres)
+        else:
+            self.after = function(self.centres)
+            reach = observer.width / 2
+            self.slope = (function(self.centres + reach) - function(self.centres - reach)) / observer.width
+
+    def __call__(self, low: float, high: float) -> float:
+        step = max((high - low) / (self.levels - 1), 1e-12)
+        clipped = np.clip(self.centres, low, high)
+        inside = clipped == self.centres
+        ends = clipped if self.function is None else np.where(inside, self.after, self._at_ends(low, high))
+        return float((self.counts * np.where(inside, (self.slope * step) ** 2 / 12, (self.after - ends) ** 2)).sum())
+
+    def _at_ends(self, low: float, high: float) -> NDArray[np.float64]:
+        assert self.function is not None
+        bottom, top = self.function(np.array([low, high], np.float64))
+        return np.where(self.centres < low, bottom, top)
 
 
 def _in_memory(values: Tensor) -> Tensor:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import torch
 from onnx import ModelProto
 
 from converter.attempts import Attempts
 from converter.findings import StepTaken
-from converter.graph import Graph, attribute, multiply_adds
+from converter.graph import Graph, multiply_adds
 from converter.inputs.plans import Feeds, tensors
 from converter.inputs.sizes import FORWARD_BYTES, GRADIENT_BYTES, affordable, sizes
 from converter.options import Effort, Method, Options, Precision, Step, Target
@@ -22,12 +21,13 @@ from converter.quantization.calibration import Observer, RangeRule, observe
 from converter.quantization.channels_last import keep_channels_last
 from converter.quantization.correction import WIDEST, Correction, Settings, apply_correction, correct
 from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
-from converter.quantization.float_fallback import FEW_WEIGHTS, choose_precision
-from converter.quantization.joined_ranges import join_ranges
+from converter.quantization.float_fallback import ACCEPTABLE, FEW_WEIGHTS, Floor, choose_precision
 from converter.quantization.placement import Placement, place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range
-from converter.quantization.sensitivity import measure_damage, measure_damage_directly
+from converter.quantization.ranges import choose_ranges
+from converter.quantization.sensitivity import measure_damage, measure_damage_directly, padded, simulate_rounding
 from converter.reconstruction import Reconstruction, reconstruct
+from converter.scores import judged_tensors
 
 __all__ = ["Optimized", "optimize"]
 
@@ -65,11 +65,13 @@ def optimize(
     stated: Mapping[str, Range] = MappingProxyType({}),
     kept_float: Mapping[str, str] = MappingProxyType({}),
     margin: float = 1.0,
+    pictures: Mapping[str, int] = MappingProxyType({}),
 ) -> Optimized:
     """The plan of the integer model, from batches of calibration inputs; ``stated`` ranges need no looking.
 
     ``kept_float`` are nodes that stay in float for the reason given, whatever is measured; ``margin`` is by how much
-    the range of an 8-bit activation exceeds the best one for the samples.
+    the range of an 8-bit activation exceeds the best one for the samples; ``pictures`` are inputs with the axis of their
+    rows, which are judged with bars above and below too.
     """
     attempts = Attempts()
     elements = sizes(network, graph, calibration[0])
@@ -85,29 +87,30 @@ def optimize(
     progress(0.2, "ranges observed")
     rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
     coarse = coarse_activations(graph, everything.nodes, shared) if options.precision is Precision.W4A4 else frozenset()
-    margin = 1.0 if rule is RangeRule.MINMAX else margin
-    ranges = {
-        name: _stated_bounds(
-            name, graph, observed[name].range(rule, 16) if name in coarse else observed[name].range(rule).scaled(margin)
-        )
-        for name in providers
-    }
-    ranges |= {name: each for name, each in stated.items() if name in ranges}
-    ranges = join_ranges(graph, everything.nodes, shared, ranges)
+    ranges = choose_ranges(network, graph, observed, everything.nodes, shared, rule, coarse, margin, stated)
     judged_together = affordable(sum(elements.values()), JUDGED, JUDGED_BYTES)
     judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, judged_together)]
     damage, placement = dict.fromkeys(ranges, 0.0), everything
+    bars = [each for feeds in judged if (each := padded(feeds, pictures))]
     harm = dict.fromkeys(shared, 0.0)
     few = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
     with attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
+        places = judged_tensors(graph)
         if 4 * sum(elements.values()) < GRADIENT_BYTES / 2:  # which lie beside as many probes
-            damage = measure_damage(network, ranges, _judged_outputs(graph), judged, options.seed)
+            damage = measure_damage(network, ranges, places, [*judged, *bars], options.seed)
         else:
-            damage = measure_damage_directly(network, ranges, _judged_outputs(graph), judged[0])
+            damage = measure_damage_directly(network, ranges, places, judged[0])
         progress(0.35, "damage of each rounding measured")
         harm = {name: damage[source] for name, source in shared.items()}
         if Step.FLOAT_FALLBACK not in options.skip:
-            placement = choose_precision(graph, harm, elements, kept_float, few)
+
+            def error_of(trial: Placement) -> float:
+                rounding = {name: ranges[shared[each]] for name, each in quantized_tensors(graph, trial.nodes).items()}
+                errors = (simulate_rounding(network, rounding, places, each) for each in (judged, bars))
+                return max((error for each in errors for error in each.values()), default=0.0)
+
+            floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
+            placement = choose_precision(graph, harm, elements, kept_float, few, floor)
     rounded = quantized_tensors(graph, placement.nodes)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
     settings = Settings(
@@ -258,16 +261,6 @@ def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
     return kinds | LAYERS if _equalizing(options) is Step.EQUALIZATION else kinds
 
 
-def _judged_outputs(graph: Graph) -> list[str]:
-    """The outputs that damage is measured at: scores before their softmax or sigmoid, whose saturation hides damage."""
-    names = []
-    for output in graph.outputs:
-        node = graph.producer(output.name)
-        saturating = node is not None and node.op_type in ("Softmax", "Sigmoid", "LogSoftmax", "ArgMax")
-        names.append(node.input[0] if saturating and node is not None else output.name)
-    return names
-
-
 def _first(calibration: Sequence[Feeds], samples: int) -> list[Feeds]:
     """The first batches with about that many samples, spread over all of them."""
     size = max((len(value) for value in calibration[0].values() if value.ndim), default=1)
@@ -283,19 +276,3 @@ def _parts(feeds: Feeds, together: int) -> list[Feeds]:
         return [feeds]
     starts = range(0, max(sizes), together)
     return [{name: value[start : start + together] for name, value in feeds.items()} for start in starts]
-
-
-def _stated_bounds(name: str, graph: Graph, observed: Range) -> Range:
-    """The bounds that the graph itself states for a tensor, else what was observed."""
-    node = graph.producer(name)
-    if node is None:
-        return observed
-    if node.op_type in ("Sigmoid", "Softmax", "HardSigmoid"):
-        return Range(0.0, 1.0, "stated by the graph", observed.levels)
-    if node.op_type == "Clip" and observed.levels == 256:
-        bounds = [graph.initializers.get(each) if each else None for each in (*node.input[1:3], "", "")[:2]]
-        low = float(bounds[0].item()) if bounds[0] is not None else float(attribute(node, "min", -torch.inf))
-        high = float(bounds[1].item()) if bounds[1] is not None else float(attribute(node, "max", torch.inf))
-        if observed.high > high / 2 and high != torch.inf:  # an activation that never nears its bound would waste codes
-            return Range(max(low, min(observed.low, 0.0)), high, "stated by the graph")
-    return observed

@@ -123,6 +123,7 @@ def _write(
         _stated_ranges(task.plans),
         {**mix.not_static, **kept_float},
         1.0 if samples.own else _margin(task.plans, options.method),
+        {plan.name: 1 if plan.channels_last else 2 for plan in task.plans if _padded_in_use(plan)},
     )
     reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
     four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
@@ -146,6 +147,11 @@ def _stated_ranges(plans: tuple[InputPlan, ...]) -> dict[str, Range]:
     """The range of every picture input: with one scale for all channels its 256 codes then are the 256 pixel values."""
     bounds = {plan.name: picture_bounds(plan) for plan in plans}
     return {name: Range(*each, "the darkest and the brightest pixel") for name, each in bounds.items() if each}
+
+
+def _padded_in_use(plan: InputPlan) -> bool:
+    """Whether the input is a float picture in batches, whose rows may be padding."""
+    return plan.kind is InputKind.PICTURE and plan.dtype.kind == "f" and plan.batch_axis == 0 and len(plan.shape) == 3
 
 
 def _margin(plans: tuple[InputPlan, ...], method: Method) -> float:
