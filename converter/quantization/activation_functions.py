@@ -42,7 +42,7 @@ def function_after(tensor: str, graph: Graph, network: Reconstruction) -> Functi
     def evaluate(values: NDArray[np.float64]) -> NDArray[np.float64]:
         with torch.no_grad():
             found = network.run({tensor: torch.from_numpy(values.astype(np.float32))}, [end])[end]
-        return found.numpy().astype(np.float64).reshape(values.shape)
+        return np.asarray(found.numpy(), np.float64).reshape(values.shape)
 
     return evaluate
 

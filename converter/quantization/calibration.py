@@ -182,7 +182,7 @@ class _Error:
     def _at_ends(self, low: float, high: float) -> NDArray[np.float64]:
         assert self.function is not None
         bottom, top = self.function(np.array([low, high], np.float64))
-        return np.where(self.centres < low, bottom, top)
+        return np.asarray(np.where(self.centres < low, bottom, top), np.float64)
 
 
 def _in_memory(values: Tensor) -> Tensor:

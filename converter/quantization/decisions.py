@@ -70,8 +70,8 @@ def optimize(
     """The plan of the integer model, from batches of calibration inputs; ``stated`` ranges need no looking.
 
     ``kept_float`` are nodes that stay in float for the reason given, whatever is measured; ``margin`` is by how much
-    the range of an 8-bit activation exceeds the best one for the samples; ``pictures`` are inputs with the axis of their
-    rows, which are judged with bars above and below too.
+    the range of an 8-bit activation exceeds the best one for the samples; ``pictures`` are inputs with the axis of
+    their rows, which are judged with bars above and below too.
     """
     attempts = Attempts()
     elements = sizes(network, graph, calibration[0])

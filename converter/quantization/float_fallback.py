@@ -77,10 +77,10 @@ def choose_precision(
     state = greedy.remove(state, lambda trial: trial.cost <= limit and trial.float_weights <= room)
     if floor is None:
         return state.placement
-    slowest = integer_cost(graph, place(graph, _every_node(graph)), elements)
+    slowest = max(integer_cost(graph, place(graph, _every_node(graph)), elements), state.cost)
     while (error := floor.measure(state.placement)) > floor.acceptable:
         goal = state.damage * max(floor.acceptable / error, ROUND)
-        further = greedy.remove(state, lambda trial: trial.cost < slowest, goal)
+        further = greedy.remove(state, lambda trial: trial.cost <= slowest, goal)
         if further is state:
             break
         state = further

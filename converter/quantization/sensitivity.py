@@ -24,7 +24,6 @@ from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
 
 __all__ = ["measure_damage", "measure_damage_directly", "padded", "round_to_range", "simulate_rounding"]
-__all__ = ["measure_damage", "measure_damage_directly", "padded", "round_to_range", "simulate_rounding"]
 
 ELEMENTS = 65_536  # of one tensor and batch that are looked at, evenly spaced
 PROJECTIONS = 2

@@ -9,7 +9,14 @@ import pytest
 
 from converter.graph import Graph, weight_of
 from converter.inputs.sizes import sizes
-from converter.quantization.float_fallback import FEW_WEIGHTS, FLOAT_WEIGHTS, SLACK, choose_precision, integer_cost
+from converter.quantization.float_fallback import (
+    FEW_WEIGHTS,
+    FLOAT_WEIGHTS,
+    SLACK,
+    Floor,
+    choose_precision,
+    integer_cost,
+)
 from converter.quantization.placement import Placement, place, quantized_tensors
 from tests.networks import HEAD, NETWORKS, Prepared, head, model_of, node, prepare, residual, weights
 
@@ -116,3 +123,22 @@ def test_the_same_damage_gives_the_same_choice() -> None:
     reversed_ = dict(reversed(damage.items()))
     one, other = (choose_precision(given.graph, each, elements_of(given), {}) for each in (damage, reversed_))
     assert one == other
+
+
+def test_nodes_become_float_until_the_error_is_acceptable() -> None:
+    """What the usual shares of time and weights would not allow, an error above the floor does."""
+    given = prepare(residual(), samples=8)
+    graph, elements = given.graph, elements_of(given)
+    damage = damages(graph, 0)
+    everything = place(graph, {})
+    whole = harm(graph, everything, damage)
+
+    def measure(placement: Placement) -> float:
+        return harm(graph, placement, damage) / whole
+
+    usual = choose_precision(graph, damage, elements, {}, 0)
+    acceptable = measure(usual) / 4
+    kept = choose_precision(graph, damage, elements, {}, 0, Floor(acceptable, measure))
+    assert measure(kept) <= acceptable
+    assert len(kept.nodes) < len(usual.nodes)
+    assert choose_precision(graph, damage, elements, {}, 0, Floor(1.0, measure)).nodes == usual.nodes

@@ -15,7 +15,13 @@ from converter.inputs.plans import tensors
 from converter.quantization.calibration import RangeRule, observe
 from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Range
-from converter.quantization.sensitivity import measure_damage, measure_damage_directly, round_to_range
+from converter.quantization.sensitivity import (
+    measure_damage,
+    measure_damage_directly,
+    padded,
+    round_to_range,
+    simulate_rounding,
+)
 from tests.networks import Prepared, model_of, node, prepare, residual, weights
 
 
@@ -158,3 +164,23 @@ def test_whoever_fetches_the_last_tensors_sees_all() -> None:
     given_.network.run(tensors(given_.batches[0]), last, edit={name: look(name) for name in names})
     assert sorted(seen) == names
     assert len(last) < len(names)
+
+
+def test_what_is_rounded_together_is_measured() -> None:
+    given_ = prepare(residual())
+    ranges, batches = ranges_of(given_), [tensors(each) for each in given_.batches]
+    together = simulate_rounding(given_.network, ranges, ["y"], batches)["y"]
+    coarse = simulate_rounding(given_.network, ranges_of(given_, 16), ["y"], batches)["y"]
+    assert 0 < together < coarse / 20
+    assert simulate_rounding(given_.network, {}, ["y"], batches)["y"] == 0.0
+
+
+def test_pictures_get_even_bars_and_other_inputs_stay() -> None:
+    feeds = {"x": torch.randn(2, 3, 8, 6), "ids": torch.arange(2)}
+    found = padded(feeds, {"x": 2})
+    assert found is not None
+    assert float(found["x"][:, :, :2].std(dim=(2, 3)).max()) < 1e-6
+    assert float(found["x"][:, :, 6:].std(dim=(2, 3)).max()) < 1e-6
+    torch.testing.assert_close(found["x"][:, :, 2:6], feeds["x"][:, :, 2:6])
+    assert found["ids"] is feeds["ids"]
+    assert padded(feeds, {}) is None
