@@ -128,7 +128,8 @@ def test_the_same_damage_gives_the_same_choice() -> None:
 def test_nodes_become_float_until_the_error_is_acceptable() -> None:
     """What the usual shares of time and weights would not allow, an error above the floor does."""
     given = prepare(residual(), samples=8)
-    graph, elements = given.graph, elements_of(given)
+    graph = given.graph
+    elements = {name: 4096 * size for name, size in elements_of(given).items()}  # large enough to gain by integers
     damage = damages(graph, 0)
     everything = place(graph, {})
     whole = harm(graph, everything, damage)
