@@ -29,15 +29,12 @@ PIECE = 1 << 17  # values counted at a time: they and their bins stay within a c
 SHRINKS = np.linspace(1.0, 0.02, 50)  # of an end of a range; behind a function little of it may matter
 MOST_TURNS = 4
 FEW_CODES = 2  # an end so near to zero takes no more codes than this, and giving it up would save nothing
-MOVING_SHARE = 0.1  # of a new batch in a moving average
 
 
 class RangeRule(StrEnum):
     """How a range is taken from what was observed."""
 
     MINMAX = "min/max"
-    MOVING = "moving average of min/max"
-    PERCENTILE = "99.99 percentile"
     MSE = "least squared error"
 
 
@@ -68,7 +65,6 @@ class Observer:
 
     low: float = np.inf
     high: float = -np.inf
-    moving: tuple[float, float] | None = None
     width: float = 0.0  # of a bin
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))  # bins around zero
 
@@ -82,11 +78,6 @@ class Observer:
             self.update(flat[flat.isfinite()])
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
-        before = self.moving or (low, high)
-        self.moving = (
-            before[0] + MOVING_SHARE * (low - before[0]),
-            before[1] + MOVING_SHARE * (high - before[1]),
-        )
         reach = max(abs(low), abs(high), 1e-12)
         if self.width == 0.0:
             self.width = reach * 1.0001 / BINS
@@ -118,22 +109,9 @@ class Observer:
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if not np.isfinite(low + high) or self.counts.sum() == 0:
             return Range(0.0, 0.0, "never observed", levels)
-        match rule:
-            case RangeRule.MOVING if self.moving is not None:
-                low, high = min(self.moving[0], 0.0), max(self.moving[1], 0.0)
-            case RangeRule.PERCENTILE:
-                low, high = self._percentile(0.9999)
-            case RangeRule.MSE:
-                low, high = self._least_error(levels, function)
+        if rule is RangeRule.MSE:
+            low, high = self._least_error(levels, function)
         return Range(low, high, str(rule), levels)
-
-    def _percentile(self, share: float) -> tuple[float, float]:
-        cumulated = np.cumsum(self.counts) / self.counts.sum()
-        centres = self.centres
-        tail = (1 - share) / 2
-        low = centres[min(int(np.searchsorted(cumulated, tail)), len(centres) - 1)]
-        high = centres[min(int(np.searchsorted(cumulated, 1 - tail)), len(centres) - 1)]
-        return max(min(float(low), 0.0), min(self.low, 0.0)), min(max(float(high), 0.0), max(self.high, 0.0))
 
     def _least_error(self, levels: int, function: Function | None) -> tuple[float, float]:
         """The range of least squared rounding plus clipping error over the histogram: each end shrunk for itself, the

@@ -84,22 +84,6 @@ def test_the_least_squared_error_is_least() -> None:
     assert found.range(RangeRule.MSE, 16).high < 60.0
 
 
-def test_a_percentile_forgets_an_outlier() -> None:
-    sample = torch.linspace(0, 1, 100_001)
-    sample[0] = 1000.0
-    found = Observer()
-    found.update(sample)
-    each = found.range(RangeRule.PERCENTILE)
-    assert each.low == 0
-    assert each.high < 10
-
-
-def test_a_moving_average_forgets_slowly() -> None:
-    found = observer_of([0.0, 10.0], *([[0.0, 1.0]] * 50))
-    high = found.range(RangeRule.MOVING).high
-    assert 1.0 < high < 1.2
-
-
 @pytest.mark.parametrize("batch", [[], [0.0, 0.0]])
 def test_nothing_and_zeros_have_the_range_of_zero(batch: list[float]) -> None:
     each = observer_of(batch).range(RangeRule.MSE)
