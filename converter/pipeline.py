@@ -22,6 +22,7 @@ from converter.inputs.calibration_data import Calibration, prepared_data, read_d
 from converter.inputs.description import describe_task
 from converter.inputs.own_data import find_data
 from converter.inputs.plans import InputPlan
+from converter.interface import restore_types
 from converter.normalization import normalize
 from converter.options import RANGELESS, Options, Precision
 from converter.process_memory import return_freed_memory
@@ -124,6 +125,7 @@ def convert(
         with clock.stage(Stage.REPORT, "writing the report"):
             facts = Facts(source, started, clock.stages, admitted, normalized)
             report = assemble_report(facts, task, made, integers, measured, options)
+        restore_types(integers.model, admitted.types)
     clock.reporter(Stage.REPORT, 1.0, "done")
     return Result(integers.model, report, task.plans)
 

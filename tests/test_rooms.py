@@ -14,7 +14,7 @@ FLOORS = (  # from the ground up; rooms of one floor may not import each other u
     ("specifications",),
     ("options", "files", "sessions", "findings"),
     ("graph", "attempts"),
-    ("scores", "exclusions", "provenance", "operators", "checkpoints"),
+    ("scores", "interface", "exclusions", "provenance", "operators", "checkpoints"),
     ("admission",),
     ("normalization",),
     ("reconstruction",),

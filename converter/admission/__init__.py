@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from converter.admission.structure import check_graph, check_interface, check_si
 from converter.admission.weights import check_weights
 from converter.admission.widening import tensors, widen
 from converter.errors import InvalidModel
+from converter.interface import declared_types
 from converter.limits import Limits
 
 __all__ = ["Admitted", "Limits", "ModelFacts", "admit"]
@@ -25,11 +27,14 @@ __all__ = ["Admitted", "Limits", "ModelFacts", "admit"]
 
 @dataclass(frozen=True)
 class Admitted:
-    """A checked float32 model that holds all its weights, what is in it, and what was changed on the way."""
+    """A checked float32 model that holds all its weights, what is in it, what was changed on the way, and the types
+    of inputs and outputs that were not float32 before, by name.
+    """
 
     model: ModelProto
     facts: ModelFacts
     notes: tuple[str, ...]
+    types: Mapping[str, int]
 
 
 def admit(source: str | Path | bytes | ModelProto, limits: Limits = Limits()) -> Admitted:  # noqa: B008 - frozen
@@ -43,11 +48,12 @@ def admit(source: str | Path | bytes | ModelProto, limits: Limits = Limits()) ->
     check_interface(model, limits)
     check_graph(model.graph)
     notes += name_apart(model)
+    types = declared_types(model)
     notes += widen(model)
     check_weights(model)
     check_extent(model, limits)
     load(model, optimized=False)
-    return Admitted(model, gather_facts(model, file_bytes), notes)
+    return Admitted(model, gather_facts(model, file_bytes), notes, types)
 
 
 def _open(source: str | Path | bytes | ModelProto, limits: Limits) -> tuple[ModelProto, external_data.Place, int]:

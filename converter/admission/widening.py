@@ -79,4 +79,6 @@ def _notes(found: dict[int, int]) -> Iterator[str]:
 def _interface_note(kind: str, names: list[str]) -> Iterator[str]:
     if names:
         shown = ", ".join(shorten(name) for name in names)
-        yield f"The {kind}{'s' if len(names) > 1 else ''} {shown} became float32."
+        several = len(names) > 1
+        stays = "stay" if several else "stays"
+        yield f"The {kind}{'s' if several else ''} {shown} of the INT8 model {stays} as declared, float32 inside."

@@ -139,8 +139,8 @@ def test_other_precisions_become_float32_with_a_note(element_type: int, name: st
     assert admitted.facts.inputs[0].element_type == admitted.facts.outputs[0].element_type == TensorProto.FLOAT
     assert admitted.notes == (
         f"2 tensors of {name} became float32.",
-        "The input x became float32.",
-        "The output y became float32.",
+        "The input x of the INT8 model stays as declared, float32 inside.",
+        "The output y of the INT8 model stays as declared, float32 inside.",
     )
 
 
