@@ -32,6 +32,7 @@ class UnderHypothesis:
     name: str
     decisions: Decisions | None
     certain: bool
+    probability: float | None = None
 
 
 def predict(
@@ -47,7 +48,9 @@ def predict(
     and none is a guess: a wrong guess of the scale shows small errors and ruins real inputs.
     """
     law = law or load_laws()
-    each = tuple(_under(one, expected_accuracy, law) for one in compared)
+    each = tuple(
+        _under(one, expected_accuracy, law).model_copy(update={"probability": one.probability}) for one in compared
+    )
     reason = next((one.reason for one in each if one.reason), None)
     worst = None if reason or not each else min(each, key=_lowest)
     certified, why = _certified(compared, worst, max_drop)

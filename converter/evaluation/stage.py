@@ -128,7 +128,10 @@ def _hypotheses(task: Task, fidelity: Fidelity, judged: Sequence[Judged]) -> lis
     for plan in adjustable:
         certain = plan.confidence >= SURE
         others = [each for each in judged if each.input == plan.name]
-        found += [UnderHypothesis(plan.name, each.scaling.name, each.compared.decisions, certain) for each in others]
+        found += [
+            UnderHypothesis(plan.name, each.scaling.name, each.compared.decisions, certain, each.scaling.probability)
+            for each in others
+        ]
         if not others:
             found.append(UnderHypothesis(plan.name, plan.scaling.name, fidelity.decisions, certain))
     return found

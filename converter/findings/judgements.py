@@ -49,6 +49,7 @@ class PredictionUnder(Section):
 
     input: str
     name: Annotated[str, Field(description="of the hypothesis")]
+    probability: Annotated[Share | None, Field(description="of the hypothesis; null where none was reckoned")] = None
     agreement: Expectation | None = None
     accuracy_change: Expectation | None = None
     reason: Annotated[str | None, Field(description="why something is unknown")] = None

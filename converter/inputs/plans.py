@@ -125,7 +125,7 @@ SHARED = frozenset(  # what may be the same for all samples of a batch
 )
 BYTES = Scaling("bytes from 0 to 255", (255.0,), (0.0,))
 LOUDEST = 0.35  # deviation of a signal that just fits into -1..1
-EXCLUDED = 0.01  # probability below which a preprocessing is not judged any more
+CREDIBLE = 0.9  # of the probability lies on the preprocessings that stay open: the level of every predicted interval
 SURE = 0.99  # probability from which a preprocessing is taken for settled, like ones counted together
 ALIKE = 0.1  # of the scale, by which scales and offsets may differ and still be one preprocessing to an integer grid
 SOUND = Scaling("-1..1 sound", (0.1,), (0.0,))
@@ -195,13 +195,19 @@ class InputPlan:
 
     @property
     def doubtful(self) -> tuple[Scaling, ...]:
-        """The preprocessings that are not excluded, likeliest first; empty where the owner or the graph said it.
+        """The likeliest preprocessings that together are ``CREDIBLE``; empty where the owner or the graph said it.
 
         Spreads of features are a scale without gaps: the next ones are always as likely, and are not judged apart.
         """
         if self.kind not in CONVENTIONAL:
             return ()
-        return tuple(each for each in self.considered if each.probability is None or each.probability >= EXCLUDED)
+        found, together = list[Scaling](), 0.0
+        for each in self.considered:
+            if together >= CREDIBLE:
+                break
+            found.append(each)
+            together += each.probability or 0.0
+        return tuple(found)
 
     @property
     def confidence(self) -> float:

@@ -102,6 +102,23 @@ def test_open_preparations_of_one_input_are_one_condition(graph: Graph) -> None:
     assert condition == "the input x is prepared in one of the ways tried: 0..1, -1..1 or 0..255"
 
 
+@pytest.mark.parametrize(("probability", "advice"), [(0.2, Advice.USE), (0.7, Advice.DO_NOT_USE)])
+def test_the_worst_preparation_decides_where_it_is_likely(graph: Graph, probability: float, advice: Advice) -> None:
+    known = classifier(0.4, 0.6)  # the headline: the worst of both
+    good, bad = (
+        Expectation(interval=Interval(low=middle - 0.05, high=middle + 0.02, confidence=0.9), middle=middle)
+        for middle in (0.97, 0.6)
+    )
+    under = (
+        PredictionUnder(input="x", name="0..1", agreement=good, probability=1 - probability),
+        PredictionUnder(input="x", name="0..255", agreement=bad, probability=probability),
+    )
+    guessed = known.predicted.model_copy(update={"hypotheses": under, "guessed": ("x",)})
+    verdict = reach_verdict(classifier(0.4, 0.6, predicted=guessed), graph)
+    assert verdict.advice is advice
+    assert verdict.conditions == ("the input x is prepared as 0..1",)
+
+
 def test_what_is_expected_to_differ_is_refused(graph: Graph) -> None:
     verdict = reach_verdict(classifier(0.5, 0.7), graph)
     assert verdict.advice is Advice.DO_NOT_USE
