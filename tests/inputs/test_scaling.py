@@ -104,7 +104,7 @@ def test_every_hypothesis_has_a_probability_and_the_likeliest_is_taken() -> None
 
 def test_what_cannot_be_told_apart_stays_open() -> None:
     """A network that gets almost nothing of the mean and standardises itself leaves two scalings in question."""
-    between = settle(built_for(3.0, -1.4, batch_norm=True))
+    between = settle(built_for(2.4, -1.1, batch_norm=True))
     found = {each.name.removesuffix(", BGR") for each in between.doubtful}
     assert {"-1..1", "ImageNet mean and deviation"} <= found
     assert between.confidence < SURE
