@@ -26,7 +26,7 @@ from converter.reconstruction import Reconstruction
 
 __all__ = ["SAMPLES", "hear_hypotheses", "settle_scalings"]
 
-SAMPLES = 8  # that every hypothesis is tried on; from 8 to 16 no verdict on the population changed
+SAMPLES = 8  # that every hypothesis is tried on
 FEWEST = 4
 WORK = 20e9  # multiply-adds that recognition may take, about two seconds of one core
 TOGETHER = 4  # samples at a time, whose activations are held at once
