@@ -106,8 +106,7 @@ def optimize(
 
             def error_of(trial: Placement) -> float:
                 rounding = {name: ranges[shared[each]] for name, each in quantized_tensors(graph, trial.nodes).items()}
-                errors = (simulate_rounding(network, rounding, places, each) for each in (judged, bars))
-                return max((error for each in errors for error in each.values()), default=0.0)
+                return max(simulate_rounding(network, rounding, places, judged, pictures).values(), default=0.0)
 
             floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
             placement = choose_precision(graph, harm, elements, kept_float, few, floor)

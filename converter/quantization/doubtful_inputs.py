@@ -18,7 +18,8 @@ __all__ = ["first_layers_in_doubt"]
 def first_layers_in_doubt(graph: Graph, plans: Iterable[InputPlan]) -> dict[str, str]:
     """Every node from an unsettled input to the first layers with weights, these included, and why it stays in float.
 
-    Empty where every preprocessing is stated or all but certain.
+    Empty where every preprocessing is stated or all but certain, and where no layer would be left for integers: ranges
+    that cover what is open are then all that can be done.
     """
     kept: dict[str, str] = {}
     for plan in plans:
@@ -33,4 +34,5 @@ def first_layers_in_doubt(graph: Graph, plans: Iterable[InputPlan]) -> dict[str,
                 seen.update(following)
                 if not weight_of(node, graph):
                     pending += following
-    return kept
+    others = any(weight_of(node, graph) and node.name not in kept for node in graph.nodes)
+    return kept if others else {}

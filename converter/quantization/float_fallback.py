@@ -107,12 +107,18 @@ class _Removals:
                 gain = state.damage - trial.damage
                 if gain < LEAST_GAIN * (state.damage if goal else self.whole) or not allowed(trial):
                     continue
+                if not _any_layer(self.graph, trial.placement):  # then the result would be the model that came
+                    continue
                 if best is None or _worth(state, trial) > _worth(state, best):
                     best = trial
             if best is None:
                 return state
             state = best
         return state
+
+
+def _any_layer(graph: Graph, placement: Placement) -> bool:
+    return any(node.name in placement.nodes and weight_of(node, graph) for node in graph.nodes)
 
 
 def _every_node(graph: Graph) -> dict[str, str]:
