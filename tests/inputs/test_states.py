@@ -134,7 +134,8 @@ def test_a_network_whose_loop_goes_astray_stays_in_float(monkeypatch: pytest.Mon
     assert made.nodes_quantized > 0
     assert ["enough" in each.sentence for each in made.steps if each.name == "closed-loop"] == [True]
     monkeypatch.setattr(stage, "LEAST_IN_LOOP", 1000.0)
-    kept = convert(recurrent(), quick).report.quantization
-    assert kept.nodes_quantized == 0
+    report = convert(recurrent(), quick).report
+    kept = report.quantization
+    assert not report.kernels.integer_operators  # weights alone may be integers: they add no error to a state
     assert ["too little" in each.sentence for each in kept.steps if each.name == "closed-loop"] == [True]
-    assert sum("feeds its state back" in each.reason for each in kept.kept_float) == 3
+    assert any("feeds its state back" in each.reason for each in kept.kept_float)

@@ -67,11 +67,19 @@ def test_the_worst_inputs_give_what_float_gives() -> None:
 
 
 def test_a_processor_that_cannot_saturate_keeps_all_codes() -> None:
-    weights = np.random.default_rng(0).uniform(0.7, 1.0, (16, 64)).astype(np.float32)
+    weights = np.random.default_rng(0).uniform(0.7, 1.0, (16, 64, 1, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16, 4, 4])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     largest = {}
     for target in (Target.X64, Target.X64_VNNI):
-        made = convert(wide_layer(weights), Options(samples=8, target=target)).model
+        made = convert(model, Options(samples=8, target=target)).model
         stored = [numpy_helper.to_array(each) for each in made.graph.initializer if each.data_type == TensorProto.INT8]
-        largest[target] = max(int(np.abs(each).max()) for each in stored if each.ndim == 2)
+        largest[target] = max(int(np.abs(each).max()) for each in stored if each.ndim == 4)
     assert largest[Target.X64] <= PAIR_LIMIT / 2 + 12
     assert largest[Target.X64_VNNI] == 127

@@ -11,7 +11,7 @@ from converter.inputs.description import describe_task
 from converter.inputs.recognition import describe_inputs
 from converter.inputs.task import Task
 from converter.normalization import normalize
-from converter.options import Method, Options, Step
+from converter.options import InputSpec, Method, Options, Step
 from converter.progress import Reporter, silent
 from converter.quantization import stage
 from converter.quantization.qdq_writer import quantized_activations
@@ -21,11 +21,11 @@ from converter.synthesis.stage import make_samples
 from tests.networks import HEAD, NETWORKS, head, model_of, node, weights
 
 
-def task_of(side: int, channels: int = 3) -> Task:
+def task_of(side: int, channels: int = 3, options: Options | None = None) -> Task:
     layers = [node("Conv", ["x", "w"], ["c"], strides=[2, 2]), node("Relu", ["c"], ["last"]), *HEAD]
     model = model_of(layers, {"w": weights(16, channels, 3, 3), **head(16)}, (1, channels, side, side))
     normalized = normalize(model)
-    return describe_task(model, normalized, reconstruct(normalized.model), Options())
+    return describe_task(model, normalized, reconstruct(normalized.model), options or Options())
 
 
 @pytest.mark.parametrize(("side", "method", "wanted"), [
@@ -44,8 +44,8 @@ def test_what_is_no_picture_gets_none() -> None:
 
 
 def test_the_margin_is_in_the_steps_of_activations_and_not_in_stated_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = task_of(128)
-    options = Options(samples=8, skip=frozenset({Step.FLOAT_FALLBACK}))
+    options = Options(samples=8, skip=frozenset({Step.FLOAT_FALLBACK}), inputs={"x": InputSpec(value_range=(0.0, 1.0))})
+    task = task_of(128, options=options)
     samples = make_samples(task, options, Reporter(silent), Checkpoints(None))
 
     def steps() -> dict[str, float]:

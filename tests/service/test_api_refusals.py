@@ -139,7 +139,7 @@ def test_broken_forms(api: Api, kind: str, body: bytes) -> None:
 
 
 def test_other_media_types(api: Api) -> None:
-    answer = api.post("/v1/conversions", json={"model": "x"})
+    answer = api.post("/v1/conversions", content=b"<model/>", headers={"Content-Type": "application/xml"})
     assert "multipart/form-data" in assert_problem(answer, 415, "UnsupportedMediaType")["detail"]
 
 
