@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
+from converter.families import MOVING
 from converter.graph import Graph
 from converter.inputs.plans import BYTE_SCALES, COLOURED, SOUND, InputKind, InputPlan, Scaling
 from converter.specifications import ChannelOrder
@@ -57,13 +58,16 @@ class Convention(StrEnum):
     PADDLE = "Paddle's converter wrote the file"
     PYTORCH = "PyTorch wrote the file"
     KERAS = "TensorFlow's converter wrote the file"
+    RETURNED = "it returns pictures with as many channels as it takes"
+    SQUASHED = "it returns pictures that end in Tanh"
 
 
 # Odds of preprocessings, each row relative to itself; what a row does not name has 1. PyTorch's own classifiers, timm
 # and most detectors since 2015 take ImageNet's mean and deviation; YOLO's family and small detectors 0..1; Keras'
 # MobileNet and EfficientNet families -1..1 or 0..255; networks of the caffe era 0..255 less means with blue first,
 # which hardly any file made today wants. With blue first the rest is rarer by a factor of about ten, but for
-# detectors of OpenCV's and Megvii's schools.
+# detectors of OpenCV's and Megvii's schools. What gives pictures back (super-resolution, denoising) works in 0..1 or on
+# bytes, since its results are shown; generators that end in Tanh in -1..1 (Radford et al. 2016).
 ODDS: Mapping[Convention, Mapping[str, float]] = {
     Convention.ANY: {
         IMAGENET.name: 8.0, IMAGENET_BGR.name: 1.0, GREY.name: 3.0, SYMMETRIC.name: 5.0, SHARE.name: 6.0, RAW.name: 3.0,
@@ -74,6 +78,10 @@ ODDS: Mapping[Convention, Mapping[str, float]] = {
     Convention.PADDLE: {IMAGENET.name: 2.0, IMAGENET_BGR.name: 4.0},
     Convention.PYTORCH: {IMAGENET.name: 1.5},
     Convention.KERAS: {IMAGENET.name: 0.4, SYMMETRIC.name: 1.5, RAW.name: 1.5},
+    Convention.RETURNED: {
+        SHARE.name: 4.0, SYMMETRIC.name: 0.3, IMAGENET.name: 0.3, IMAGENET_BGR.name: 0.3, GREY.name: 0.1,
+    },
+    Convention.SQUASHED: {SYMMETRIC.name: 20.0, RAW.name: 0.1, LESS_MEAN.name: 0.1, LESS_MEAN_BGR.name: 0.1},
 }  # fmt: skip
 OWN_ARITHMETIC = 30.0  # odds for the scale that the file's first constants are counted in
 BYTES = (16.0, 512.0)  # what divides or is taken from pixels of 0..255
@@ -104,7 +112,22 @@ def describe_origin(model: ModelProto) -> Origin:
         if any(mark in producer for mark in marks):
             found.add(convention)
     graph = Graph(model)
+    found |= _returning(graph)
     return Origin(frozenset(found), {each.name: _first_constants(graph, each.name) for each in graph.inputs})
+
+
+def _returning(graph: Graph) -> set[Convention]:
+    """What is usual for a network that gives pictures back: bytes or shares, or -1..1 where a Tanh ends it."""
+    taken = {shape[1] for each in graph.inputs if (shape := each.shape) is not None and len(shape) == 4}
+    for output in graph.outputs:
+        shape = output.shape or graph.shapes.get(output.name) or ()
+        if len(shape) != 4 or shape[1] not in taken & {1, 3} or shape[2] == 1:
+            continue
+        node = graph.producer(output.name)
+        while node is not None and node.op_type in MOVING:
+            node = graph.producer(node.input[0])
+        return {Convention.SQUASHED if node is not None and node.op_type == "Tanh" else Convention.RETURNED}
+    return set()
 
 
 PASSING = ("Cast", "Transpose", "Identity", "Unsqueeze", "Reshape")
