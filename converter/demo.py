@@ -59,7 +59,7 @@ def demonstrate(folder: Path) -> str:
 
 def digits() -> tuple[tuple[Pictures, Labels], tuple[Pictures, Labels]]:
     """The pictures and their labels: three quarters, and the rest."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     found = load_digits()
     order = np.random.default_rng(0).permutation(len(found.target))

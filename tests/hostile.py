@@ -64,6 +64,11 @@ def place(error: type[Refusal], says: str) -> Callable[[Callable[[Path], Path]],
     return register
 
 
+def serialized(model: ModelProto) -> bytes:
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def convolution(*nodes: NodeProto, opset: int = 17, ir: int = 8) -> ModelProto:
     """A sound model x -> Conv -> y, or the nodes given in place of it with its weight w and input x at hand."""
     graph = helper.make_graph(
@@ -119,7 +124,7 @@ def noise() -> bytes:
 
 @content(InvalidModel, "truncated")
 def truncated() -> bytes:
-    return convolution().SerializeToString()[:-100]
+    return serialized(convolution())[:-100]
 
 
 @content(InvalidModel, "truncated")
@@ -294,12 +299,12 @@ def unknown_element_type() -> ModelProto:
 def many_empty_nodes() -> bytes:
     graph = b"\x0a\x00" * 200_000
     model = ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", 17)])
-    return model.SerializeToString() + b"\x3a" + varint(len(graph)) + graph
+    return serialized(model) + b"\x3a" + varint(len(graph)) + graph
 
 
 @content(TooLarge, "protobuf fields")
 def many_empty_fields() -> bytes:
-    return ModelProto(ir_version=8).SerializeToString() + b"\x42\x00" * 3_100_000
+    return serialized(ModelProto(ir_version=8)) + b"\x42\x00" * 3_100_000
 
 
 def varint(value: int) -> bytes:
@@ -317,12 +322,12 @@ def deep_messages() -> bytes:
         attribute = b"\x32" + varint(len(graph)) + graph
         node = b"\x2a" + varint(len(attribute)) + attribute
         graph = b"\x0a" + varint(len(node)) + node
-    return ModelProto(ir_version=8).SerializeToString() + b"\x3a" + varint(len(graph)) + graph
+    return serialized(ModelProto(ir_version=8)) + b"\x3a" + varint(len(graph)) + graph
 
 
 @content(InvalidModel, "not UTF-8")
 def name_that_is_no_text() -> bytes:
-    return convolution().SerializeToString().replace(b"conv", b"c\xff\xfen")
+    return serialized(convolution()).replace(b"conv", b"c\xff\xfen")
 
 
 @content(TooLarge, "elements")
@@ -554,7 +559,7 @@ def training_mode() -> ModelProto:
 @content(UnsupportedModel, "already quantized")
 def quantized() -> ModelProto:
     model = convolution(CONV, helper.make_node("QuantizeLinear", ["c", "s"], ["y"], name="q"))
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "s"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "s"))
     return model
 
 

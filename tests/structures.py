@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx
 import torch
@@ -35,8 +36,7 @@ def export(structure: Structure) -> ModelProto:
     axes = {
         names[number]: {axis: f"d{number}{axis}" for axis in found} for number, found in structure.open_axes.items()
     }
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if structure.dynamo:
             program = torch.onnx.export(
@@ -47,13 +47,13 @@ def export(structure: Structure) -> ModelProto:
         torch.onnx.export(
             network,
             tuple(structure.inputs),
-            buffer,
+            Path(folder) / "model.onnx",
             input_names=names,
             dynamic_axes=axes,
             opset_version=structure.opset,
             dynamo=False,
         )
-    return onnx.load_from_string(buffer.getvalue())
+        return onnx.load(Path(folder) / "model.onnx")
 
 
 class Lambda(nn.Module):
@@ -65,12 +65,17 @@ class Lambda(nn.Module):
             setattr(self, name, layer)
         self.function = function
 
+    def __getitem__(self, name: str) -> Callable[[Tensor], Tensor]:
+        layer = getattr(self, name)
+        assert isinstance(layer, nn.Module)
+        return layer
+
     def forward(self, *inputs: Tensor) -> object:
         return self.function(self, *inputs)
 
 
-def conv(i: int, o: int, k: int = 3, **options: int) -> nn.Module:
-    return nn.Conv2d(i, o, k, padding=options.pop("padding", k // 2), **options)
+def conv(i: int, o: int, k: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
+    return nn.Conv2d(i, o, k, stride, k // 2, groups=groups)
 
 
 def picture(n: int = 1, c: int = 3, side: int = 16) -> Tensor:
@@ -88,12 +93,13 @@ def sequential(*layers: nn.Module, classes: int = 16) -> Callable[[], nn.Module]
 def attention(self: Lambda, x: Tensor, mask: Tensor | None = None, heads: int = 2) -> Tensor:
     b, t, d = x.shape
     q, k, v = (
-        layer(self.norm(x)).reshape(b, t, heads, d // heads).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        layer(self["norm"](x)).reshape(b, t, heads, d // heads).transpose(1, 2)
+        for layer in (self[name] for name in "qkv")
     )
     scores = q @ k.transpose(-1, -2) / (d // heads) ** 0.5
     if mask is not None:
         scores = scores + (1.0 - mask[:, None, None, :].to(scores.dtype)) * -3.4e38
-    return x + self.o((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, d))
+    return x + self["o"]((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, d))
 
 
 def attending(d: int = 16) -> dict[str, nn.Module]:
@@ -101,20 +107,22 @@ def attending(d: int = 16) -> dict[str, nn.Module]:
 
 
 def encoder(self: Lambda, ids: Tensor, mask: Tensor) -> Tensor:
-    return self.head(attention(self, self.table(ids), mask))
+    return self["head"](attention(self, self["table"](ids), mask))
 
 
 def windows(self: Lambda, x: Tensor) -> Tensor:
     b, c, h, w = (int(each) for each in x.shape)
     parts = x.reshape(b, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
     parts = attention(self, parts)
-    return self.head(parts.reshape(b, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w))
+    return self["head"](parts.reshape(b, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w))
 
 
 def vit(self: Lambda, x: Tensor) -> Tensor:
-    tokens = self.patch(x).flatten(2).transpose(1, 2)
-    tokens = torch.cat([self.first.expand(tokens.shape[0], -1, -1), tokens], 1)
-    return self.head(attention(self, tokens)[:, 0])
+    first = self.first
+    assert isinstance(first, Tensor)
+    tokens = self["patch"](x).flatten(2).transpose(1, 2)
+    tokens = torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], 1)
+    return self["head"](attention(self, tokens)[:, 0])
 
 
 def with_token(network: Lambda, d: int = 16) -> Lambda:
@@ -123,15 +131,15 @@ def with_token(network: Lambda, d: int = 16) -> Lambda:
 
 
 def unet(self: Lambda, x: Tensor) -> Tensor:
-    a = self.a(x).relu()
-    b = self.b(functional.max_pool2d(a, 2)).relu()
+    a = self["a"](x).relu()
+    b = self["b"](functional.max_pool2d(a, 2)).relu()
     up = functional.interpolate(b, scale_factor=2.0, mode="nearest")
-    return self.c(torch.cat([a, up], 1)).sigmoid()
+    return self["c"](torch.cat([a, up], 1)).sigmoid()
 
 
 def decoded(self: Lambda, x: Tensor) -> Tensor:
     """Boxes in pixels and scores in one tensor, as YOLO exports have them."""
-    found = self.detect(functional.silu(self.stem(x))).flatten(2)
+    found = self["detect"](functional.silu(self["stem"](x))).flatten(2)
     near, far, scores = found[:, :2], found[:, 2:4], found[:, 4:]
     place = torch.arange(found.shape[2], dtype=torch.float32)
     return torch.cat([(place - near.exp()) * 8, (place + far.exp()) * 8, scores.sigmoid()], 1)
@@ -139,19 +147,19 @@ def decoded(self: Lambda, x: Tensor) -> Tensor:
 
 def dense(self: Lambda, x: Tensor) -> Tensor:
     for number in range(4):
-        x = torch.cat([x, getattr(self, f"c{number}")(x).relu()], 1)
-    return self.head(x)
+        x = torch.cat([x, self[f"c{number}"](x).relu()], 1)
+    return self["head"](x)
 
 
 def gated(self: Lambda, x: Tensor) -> Tensor:
-    x = self.a(x).relu()
-    gate = self.s(x.mean((2, 3), keepdim=True)).sigmoid()
-    return self.head(x * gate)
+    x = self["a"](x).relu()
+    gate = self["s"](x.mean((2, 3), keepdim=True)).sigmoid()
+    return self["head"](x * gate)
 
 
 def heads(self: Lambda, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    x = self.a(x).relu()
-    return self.b(x), self.c(x).softmax(1), self.c(x).argmax(1)
+    x = self["a"](x).relu()
+    return self["b"](x), self["c"](x).softmax(1), self["c"](x).argmax(1)
 
 
 CONVS: dict[str, tuple[nn.Module, ...]] = {

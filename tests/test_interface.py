@@ -10,7 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 from converter import Options, convert
 from converter.interface import INSIDE, restore_types
 
-TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
+TYPES: dict[int, type[np.floating]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.DOUBLE: np.float64,
+}
 
 
 def layered(element_type: int) -> onnx.ModelProto:

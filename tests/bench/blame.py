@@ -49,7 +49,8 @@ def prepared(network: Network) -> tuple[Integers, list[Feeds]]:
     task = describe_task(original, normalized, reconstruct(normalized.model), options)
     samples = make_samples(task, options, reporter, kept)
     made = make_integers(task, samples, options, reporter, kept)
-    return made, list(batches(task.plans, samples.held_out, 1))[:FEEDS]
+    feeds: list[Feeds] = list(batches(task.plans, samples.held_out, 1))
+    return made, feeds[:FEEDS]
 
 
 def spoil(int8: ModelProto, grid: Grid, how: str) -> ModelProto:

@@ -53,7 +53,7 @@ def run(command: Sequence[str], threads: int) -> Cost:
     started = time.perf_counter()
     silence = os.open(os.devnull, os.O_WRONLY)
     child = os.posix_spawn(
-        command[0], command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, silence, each) for each in (1, 2)]
+        command[0], list(command), environment, file_actions=[(os.POSIX_SPAWN_DUP2, silence, each) for each in (1, 2)]
     )
     _, status, used = os.wait4(child, 0)
     os.close(silence)

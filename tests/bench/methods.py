@@ -40,16 +40,14 @@ from converter.checkpoints import Checkpoints
 from converter.inputs.description import describe_task
 from converter.inputs.plans import ADJUSTABLE, InputPlan
 from converter.inputs.task import Task
-from converter.normalization import normalize
+from converter.normalization import Normalized, normalize
 from converter.options import Method, Options, Precision, Step
 from converter.progress import Reporter, silent
-from converter.quantization import stage
-from converter.quantization.decisions import Optimized
 from converter.quantization.int4_packing import raise_opset
 from converter.quantization.placement import weighted_nodes
 from converter.quantization.stage import make_integers
 from converter.reconstruction import reconstruct
-from converter.synthesis import METHODS, Problem, Samples, Synthesis
+from converter.synthesis import METHODS, Problem, Samples
 from converter.synthesis.gzsq import Rule, synthesize_gzsq
 from converter.synthesis.stage import make_samples
 from converter.synthesis.zeroq import Variant, synthesize_zeroq
@@ -67,7 +65,6 @@ NAMES = [*(str(method) for method in Method), FLOAT_HEAD, *VARIANTS, REAL, REAL_
 ABLATIONS = {f"without-{step}": frozenset({step}) for step in Step}  # of the default method
 SKIPPED = {REAL_NEAREST: frozenset({Step.ROUNDING, Step.BIAS_CORRECTION}), **ABLATIONS}
 REAL_SAMPLES = 256
-Writer = Callable[[Task, Synthesis, Options, Reporter, Mapping[str, str]], tuple[Optimized, ModelProto]]
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def build(case: Case) -> Iterator[Built]:
     options = replace(options, skip=SKIPPED.get(case.method, frozenset()))
     admitted = admit(open_zoo().specs[case.model].file)
     normalized = normalize(admitted.model)
-    task = describe_task(admitted.model, normalized, reconstruct(normalized.model), options)
+    task = _task(case, admitted.model, normalized, options)
     started, reporter, checkpoints = time.monotonic(), Reporter(silent), Checkpoints(None)
     samples = make_samples(task, options, reporter, checkpoints)
     synthesized = time.monotonic() - started
@@ -130,11 +127,17 @@ def build(case: Case) -> Iterator[Built]:
         chosen = replace(options, precision=precision)
         if precision is not Precision.INT8:
             raised = replace(normalized, model=raise_opset(normalized.model))
-            task = describe_task(admitted.model, raised, reconstruct(raised.model), chosen)
+            task = _task(case, admitted.model, raised, chosen)
         started = time.monotonic()
         made = make_integers(task, samples, chosen, reporter, checkpoints)
         seconds = synthesized + time.monotonic() - started
         yield Built(made.model.SerializeToString(), seconds, _peak_bytes(), samples.steps)
+
+
+def _task(case: Case, original: ModelProto, normalized: Normalized, options: Options) -> Task:
+    """The model as the case has it converted."""
+    task = describe_task(original, normalized, reconstruct(normalized.model), options)
+    return replace(task, excluded={**task.excluded, **_heads(task)}) if case.method == FLOAT_HEAD else task
 
 
 def _peak_bytes() -> int:
@@ -157,15 +160,8 @@ def _register(case: Case) -> Method:
         METHODS[Method.NOISE] = partial(_real_samples, case.model)
         return Method.NOISE
     if case.method == FLOAT_HEAD:
-        stage._write = partial(_float_heads, stage._write)
         return Method.NOISE
     return Method.AUTO if case.method in ABLATIONS else Method(case.method)
-
-
-def _float_heads(
-    write: Writer, task: Task, samples: Synthesis, options: Options, reporter: Reporter, kept: Mapping[str, str]
-) -> tuple[Optimized, ModelProto]:
-    return write(task, samples, options, reporter, {**kept, **_heads(task)})
 
 
 def _heads(task: Task) -> dict[str, str]:

@@ -260,6 +260,9 @@ def scaled(raw: Array, known: Known, kind: str) -> NDArray[np.float32]:
 class Prepared(nn.Module):
     """A network behind the arithmetic that its file begins with, and before the squashing that it ends with."""
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, inner: nn.Module, recipe: Recipe, known: Known) -> None:
         super().__init__()
         self.inner, self.recipe = inner, recipe
@@ -315,7 +318,7 @@ def train(recipe: Recipe, data: Data, known: Known) -> tuple[nn.Module, float]:
                 x = x.flip(3)
                 y = y.flip(2) if recipe.output == "places" else y
             optimizer.zero_grad()
-            _loss(network, x, y, recipe, known).backward()
+            torch.autograd.backward(_loss(network, x, y, recipe, known))
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
     network.eval()
@@ -355,7 +358,7 @@ def _score(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, known: Know
         noise = 0.08 * max(known.scale) * torch.randn_like(x)
         error = float(((network(x + noise) - x) / max(known.scale)).square().mean())
         return -10 * math.log10(max(error, 1e-12))
-    scores = torch.cat([network(part) for part in x.split(250)])
+    scores = torch.cat([network(part) for part in torch.split(x, 250)])
     if recipe.output == "places":
         y = nn.functional.interpolate(y[:, None].float(), size=scores.shape[2:])[:, 0].long()
     return float((scores.argmax(1) == y).float().mean())
@@ -380,11 +383,10 @@ def write(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
     taken = known
     if recipe.normalizes_itself:
         taken = Known("0..255", (255.0,), (0.0,), known.order)
-    buffer = io.BytesIO()
     torch.onnx.export(
         whole,
         (example,),
-        buffer,
+        folder / f"{recipe.name}.onnx",
         opset_version=17,
         input_names=["input"],
         output_names=["output"],
@@ -406,10 +408,12 @@ def write(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
         "scaling": asdict(taken),
         "score": round(score, 4),
         "evaluation": f"{recipe.dataset}{'_places' if recipe.output == 'places' else ''}.npz",
-        "training": {"epochs": recipe.epochs, "optimizer": recipe.optimizer, "cpu_seconds": 0.0},
+        "training": {
+            "epochs": recipe.epochs,
+            "optimizer": recipe.optimizer,
+            "cpu_seconds": round(time.process_time() - started, 1),
+        },
     }
-    sidecar["training"] |= {"cpu_seconds": round(time.process_time() - started, 1)}
-    (folder / f"{recipe.name}.onnx").write_bytes(buffer.getvalue())
     (folder / f"{recipe.name}.json.part").write_text(json.dumps(sidecar, indent=1))
     (folder / f"{recipe.name}.json.part").rename(folder / f"{recipe.name}.json")
     return sidecar
@@ -422,7 +426,10 @@ def _write_evaluation(recipe: Recipe, data: Data, folder: Path) -> None:
     samples, labels = data.judged, data.judged_labels
     if recipe.output == "places":
         samples, labels = mosaic(samples, labels, 2)
-    np.savez_compressed(path, labels=labels, **{"waves" if recipe.kind == "signal" else "pictures": samples})
+    if recipe.kind == "signal":
+        np.savez_compressed(path, labels=labels, waves=samples)
+    else:
+        np.savez_compressed(path, labels=labels, pictures=samples)
 
 
 def networks(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -57,7 +57,8 @@ class Sum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The sum."""
         branch = self.branch(x)
-        return self.after(x + (branch if self.gain is None else self.gain * branch))
+        y: Tensor = self.after(x + (branch if self.gain is None else self.gain * branch))
+        return y
 
 
 class Together(nn.Module):
@@ -91,7 +92,8 @@ class Attended(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels weighed by what all of them see."""
-        return x * self.inner(x)
+        weights: Tensor = self.inner(x)
+        return x * weights
 
 
 class ChannelNorm(nn.Module):
@@ -103,7 +105,8 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalized map."""
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y: Tensor = self.norm(x.permute(0, 2, 3, 1))
+        return y.permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):
@@ -118,7 +121,8 @@ class Attention(nn.Module):
         n, t, d = x.shape
         q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         weights = (q @ k.transpose(-2, -1) * (d // self.heads) ** -0.5).softmax(-1)
-        return self.out((weights @ v).transpose(1, 2).reshape(n, t, d))
+        y: Tensor = self.out((weights @ v).transpose(1, 2).reshape(n, t, d))
+        return y
 
 
 class Tokens(nn.Module):
@@ -153,7 +157,8 @@ class Across(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens mixed channel by channel."""
-        return self.inner(x.transpose(1, 2)).transpose(1, 2)
+        y: Tensor = self.inner(x.transpose(1, 2))
+        return y.transpose(1, 2)
 
 
 Built = tuple[nn.Module, int]  # what sees, and how many channels it sees with
@@ -309,7 +314,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scores before any squashing."""
         x = self.body(x)
-        return self.scores(x) if self.output == "places" else self.scores(x.mean((2, 3)))
+        y: Tensor = self.scores(x if self.output == "places" else x.mean((2, 3)))
+        return y
 
 
 class Restorer(nn.Module):
@@ -322,7 +328,8 @@ class Restorer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The picture."""
-        return self.body(x)
+        y: Tensor = self.body(x)
+        return y
 
 
 def build_picture(name: str, channels: int, side: int, classes: int, output: str, style: Style) -> nn.Module:
@@ -342,11 +349,12 @@ class Squeeze(nn.Module):
 
 def _wave(style: Style, first: int, stride: int, *, late: bool, deep: int) -> nn.Module:
     """Strided convolutions over a waveform; with ``late`` the normalization stands behind the activation (CREPE)."""
-    w, parts, inside = style.width, [Squeeze()], 1
+    w, inside = style.width, 1
+    parts: list[nn.Module] = [Squeeze()]
     for index in range(deep):
         out = w * min(2**index, 4)
         size, step = (first, stride) if index == 0 else (9, 2)
-        norm = [nn.BatchNorm1d(out)] if style.normalized else []
+        norm: list[nn.Module] = [nn.BatchNorm1d(out)] if style.normalized else []
         conv = nn.Conv1d(inside, out, size, step, size // 2 if size % 2 else (size - step) // 2)
         parts += [conv, style.act(), *norm] if late else [conv, *norm, style.act()]
         inside = out

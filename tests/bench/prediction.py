@@ -105,7 +105,7 @@ def variants(network: Network, spoilt: int) -> Iterator[tuple[str, ModelProto, M
     normalized = normalize(original)
     task = describe_task(original, normalized, reconstruct(normalized.model), options)
     samples = make_samples(task, options, reporter, kept)
-    held_out = list(batches(task.plans, samples.held_out, 8))
+    held_out: list[Feeds] = list(batches(task.plans, samples.held_out, 8))
     made = make_integers(task, samples, options, reporter, kept).model
     yield AS_MADE, made, original, held_out
     seed = zlib.crc32(network.name.encode())

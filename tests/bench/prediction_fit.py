@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,13 +147,15 @@ def fit(data: Measured, names: tuple[str, ...]) -> Fit:
     lows, highs = (share(predicted + each) for each in left_out(residuals, data.groups, tail))
     low, high = np.quantile(residuals, (tail, 1 - tail))
     lost = data.loss / highs
-    loss_low, loss_high, ends = np.zeros(len(lost)), np.zeros(len(lost)), []
+    loss_low, loss_high = np.zeros(len(lost)), np.zeros(len(lost))
+    ends: list[tuple[float, float]] = []
     few = middles < MANY_FLIPS
     for regime in (few, ~few):
         tail = covering_tail(lost[regime], data.groups[regime])
         least, most = left_out(lost[regime], data.groups[regime], tail)
         loss_low[regime], loss_high[regime] = least * highs[regime], most * highs[regime]
-        ends.append(tuple(map(float, np.quantile(lost[regime], (tail, 1 - tail)))))
+        low_end, high_end = np.quantile(lost[regime], (tail, 1 - tail))
+        ends.append((float(low_end), float(high_end)))
     return Fit(
         names,
         solve(data, names, np.ones(len(residuals), bool)),
@@ -183,7 +185,7 @@ def _bar(real: Doubles, expected: Doubles) -> float:
 def stored(law: Fit) -> dict[str, Any]:
     """The constants as JSON."""
 
-    def rounded(values: Sequence[float]) -> list[float]:
+    def rounded(values: Iterable[float]) -> list[float]:
         return [round(float(value), 4) for value in values]
 
     return {

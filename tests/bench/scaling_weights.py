@@ -120,7 +120,7 @@ def fit(cases: Sequence[Case]) -> dict[str, float]:
         weights = torch.nn.functional.softplus(free)
         loss = unlikelihood(weights, audible) + RIDGE * weights.square().mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     weights = torch.nn.functional.softplus(free.detach())
     everyone = torch.ones(len(names))

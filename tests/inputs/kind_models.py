@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,12 @@ FLOAT, INT64, INT32, UINT8, BOOL = (
     TensorProto.BOOL,
 )
 Size = int | str | None
+Stored = NDArray[np.generic] | float | list[int]
+Inputs = Mapping[str, tuple[Sequence[Size] | None, int]]
 Made = tuple[ModelProto, Mapping[str, str]]  # and what each input is: a kind, or "ask"
 
 
-def node(operator: str, inputs: str, outputs: str, **attributes: object) -> NodeProto:
+def node(operator: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
     return helper.make_node(operator, inputs.split(), outputs.split(), name=f"{operator}_{outputs}", **attributes)
 
 
@@ -33,21 +36,21 @@ def array(*shape: int) -> NDArray[np.float32]:
 
 def model(
     nodes: Sequence[NodeProto],
-    inputs: Mapping[str, tuple[Sequence[Size] | None, int]],
+    inputs: Inputs,
     outputs: Sequence[str] | Mapping[str, Sequence[Size]] = ("y",),
-    **stored: NDArray[np.generic] | float | list[int],
+    constants: Mapping[str, Stored] | None = None,
 ) -> ModelProto:
     shapes = outputs if isinstance(outputs, Mapping) else dict.fromkeys(outputs)
-    constants = {
+    arrays = {
         name: np.asarray(value, np.float32) if isinstance(value, float) else np.asarray(value)
-        for name, value in stored.items()
+        for name, value in (constants or {}).items()
     }
     graph = helper.make_graph(
         list(nodes),
         "small",
         [helper.make_tensor_value_info(name, kind, shape) for name, (shape, kind) in inputs.items()],
         [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in shapes.items()],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        [numpy_helper.from_array(value, name) for name, value in arrays.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -60,7 +63,7 @@ def convolved(shape: Sequence[Size], channels: int, before: Sequence[NodeProto] 
     axes = len(shape) - 2 if start == "x" else 2
     weight = array(8, channels, *([3] * axes))
     nodes = [*before, node("Conv", f"{start} w", "c", pads=[1] * 2 * axes), node("Relu", "c", "h"), *POOLED]
-    return model(nodes, {"x": (shape, FLOAT)}, w=weight, wl=array(8, 5))
+    return model(nodes, {"x": (shape, FLOAT)}, constants={"w": weight, "wl": array(8, 5)})
 
 
 def picture(channels: int, *sides: Size) -> Callable[[], Made]:
@@ -95,8 +98,8 @@ def picture_uint8_nchw() -> Made:
 def flow() -> Made:
     """Two pictures joined; the flow has the shape of neither."""
     nodes = [node("Concat", "first second", "j", axis=1), node("Conv", "j w", "y", pads=[1] * 4)]
-    shape = ["N", 3, 32, 32]
-    return model(nodes, {"first": (shape, FLOAT), "second": (shape, FLOAT)}, w=array(2, 6, 3, 3)), {
+    shape: Sequence[Size] = ["N", 3, 32, 32]
+    return model(nodes, {"first": (shape, FLOAT), "second": (shape, FLOAT)}, constants={"w": array(2, 6, 3, 3)}), {
         "first": "picture",
         "second": "picture",
     }
@@ -110,10 +113,13 @@ def reference() -> Made:
         node("Add", "c image", "y"),
         node("ReduceMean", "c", "quality"),
     ]
-    shape = ["N", 3, 32, 32]
-    inputs = {"image": (shape, FLOAT), "reference": (shape, FLOAT)}
-    outputs = {"y": shape, "quality": [1, 1, 1, 1]}
-    return model(nodes, inputs, outputs, w=array(3, 6, 3, 3)), {"image": "picture", "reference": "picture"}
+    shape: Sequence[Size] = ["N", 3, 32, 32]
+    inputs: Inputs = {"image": (shape, FLOAT), "reference": (shape, FLOAT)}
+    outputs: Mapping[str, Sequence[Size]] = {"y": shape, "quality": [1, 1, 1, 1]}
+    return model(nodes, inputs, outputs, constants={"w": array(3, 6, 3, 3)}), {
+        "image": "picture",
+        "reference": "picture",
+    }
 
 
 def inpainting() -> Made:
@@ -124,8 +130,8 @@ def inpainting() -> Made:
         node("Concat", "seen mask", "j", axis=1),
         node("Conv", "j w", "y", pads=[1] * 4),
     ]
-    inputs = {"image": (["N", 3, 32, 32], FLOAT), "mask": (["N", 1, 32, 32], FLOAT)}
-    return model(nodes, inputs, w=array(3, 4, 3, 3), one=1.0), {"image": "picture", "mask": "mask"}
+    inputs: Inputs = {"image": (["N", 3, 32, 32], FLOAT), "mask": (["N", 1, 32, 32], FLOAT)}
+    return model(nodes, inputs, constants={"w": array(3, 4, 3, 3), "one": 1.0}), {"image": "picture", "mask": "mask"}
 
 
 def diffusion() -> Made:
@@ -145,7 +151,7 @@ def diffusion() -> Made:
         node("Add", "ct hp", "s"),
         node("Conv", "s wo", "y", pads=[1] * 4),
     ]
-    inputs = {
+    inputs: Inputs = {
         "sample": (["N", 4, 16, 16], FLOAT),
         "timestep": (["N"], INT64),
         "encoder_hidden_states": (["N", "length", 256], FLOAT),
@@ -154,13 +160,15 @@ def diffusion() -> Made:
         nodes,
         inputs,
         {"y": ["N", 4, 16, 16]},
-        last=[1],
-        places=[2, 3],
-        frequencies=np.exp(-np.arange(8, dtype=np.float32)),
-        wt=array(8, 8),
-        w=array(8, 4, 3, 3),
-        wh=array(256, 8),
-        wo=array(4, 8, 3, 3),
+        constants={
+            "last": [1],
+            "places": [2, 3],
+            "frequencies": np.exp(-np.arange(8, dtype=np.float32)),
+            "wt": array(8, 8),
+            "w": array(8, 4, 3, 3),
+            "wh": array(256, 8),
+            "wo": array(4, 8, 3, 3),
+        },
     )
     return made, {"sample": "map", "timestep": "step", "encoder_hidden_states": "embeddings"}
 
@@ -182,12 +190,12 @@ def detector_with_size() -> Made:
         node("Mul", "r s", "y"),
         node("Div", "y scale_factor", "z"),
     ]
-    inputs = {
+    inputs: Inputs = {
         "image": (["N", 3, 32, 32], FLOAT),
         "im_shape": (["N", 2], FLOAT),
         "scale_factor": (["N", 2], FLOAT),
     }
-    made = model(nodes, inputs, ("z",), w=array(2, 3, 4, 4), rows=[0, -1, 2], one=[1])
+    made = model(nodes, inputs, ("z",), constants={"w": array(2, 3, 4, 4), "rows": [0, -1, 2], "one": [1]})
     return made, {"image": "picture", "im_shape": "sizes", "scale_factor": "sizes"}
 
 
@@ -201,14 +209,14 @@ def suppression() -> Made:
         node("NonMaxSuppression", "b s most iou score", "kept"),
         node("Cast", "kept", "y", to=FLOAT),
     ]
-    inputs = {
+    inputs: Inputs = {
         "image": ([1, 3, 32, 32], FLOAT),
         "most": ([1], INT64),
         "iou": ([1], FLOAT),
         "score": ([1], FLOAT),
     }
-    stored = {"wb": array(4, 3, 4, 4), "ws": array(1, 3, 4, 4)}
-    made = model(nodes, inputs, **stored, boxes_shape=[1, -1, 4], scores_shape=[1, 1, -1])
+    stored: dict[str, Stored] = {"wb": array(4, 3, 4, 4), "ws": array(1, 3, 4, 4)}
+    made = model(nodes, inputs, constants={**stored, "boxes_shape": [1, -1, 4], "scores_shape": [1, 1, -1]})
     return made, {"image": "picture", "most": "constant", "iou": "constant", "score": "constant"}
 
 
@@ -219,12 +227,14 @@ PROJECTED = [node("MatMul", "e w", "m"), node("Relu", "m", "r"), node("MatMul", 
 
 def tokens() -> Made:
     nodes = [node("Gather", "table ids", "e"), *PROJECTED]
-    return model(nodes, {"ids": (["N", "S"], INT64)}, table=array(1000, 16), w=array(16, 16), wl=array(16, 5)), {
-        "ids": "tokens"
-    }
+    return model(
+        nodes,
+        {"ids": (["N", "S"], INT64)},
+        constants={"table": array(1000, 16), "w": array(16, 16), "wl": array(16, 5)},
+    ), {"ids": "tokens"}
 
 
-def bert(mask: Sequence[NodeProto], **stored: NDArray[np.generic] | float | list[int]) -> ModelProto:
+def bert(mask: Sequence[NodeProto], constants: Mapping[str, Stored]) -> ModelProto:
     nodes = [
         node("Gather", "table input_ids", "et"),
         node("Gather", "segments token_type_ids", "es"),
@@ -237,10 +247,10 @@ def bert(mask: Sequence[NodeProto], **stored: NDArray[np.generic] | float | list
         node("MatMul", "p m", "a"),
         node("MatMul", "a wl", "y"),
     ]
-    axes = ["batch", "sequence"]
-    inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (axes, INT64))
+    axes: Sequence[Size] = ["batch", "sequence"]
+    inputs: Inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (axes, INT64))
     weights = {"table": array(30522, 16), "segments": array(2, 16), "w": array(16, 16), "wl": array(16, 5)}
-    return model(nodes, inputs, **weights, **stored)
+    return model(nodes, inputs, constants={**weights, **constants})
 
 
 BERT = {"input_ids": "tokens", "attention_mask": "mask", "token_type_ids": "types"}
@@ -255,7 +265,7 @@ def bert_of_old() -> Made:
         node("Mul", "left far", "bias"),
         node("Add", "scores bias", "masked"),
     ]
-    return bert(mask, one=[1], unit=1.0, far=-10000.0), BERT
+    return bert(mask, constants={"one": [1], "unit": 1.0, "far": -10000.0}), BERT
 
 
 def bert_of_today() -> Made:
@@ -265,7 +275,7 @@ def bert_of_today() -> Made:
         node("Cast", "u", "b", to=BOOL),
         node("Where", "b scores far", "masked"),
     ]
-    return bert(mask, one=[1], far=-3e38), BERT
+    return bert(mask, constants={"one": [1], "far": -3e38}), BERT
 
 
 def pooled_sentence() -> Made:
@@ -280,9 +290,9 @@ def pooled_sentence() -> Made:
         node("ReduceSum", "u one", "n", keepdims=0),
         node("Div", "s n", "y"),
     ]
-    axes = ["batch", "sequence"]
-    inputs = {"input_ids": (axes, INT64), "attention_mask": (axes, INT64)}
-    made = model(nodes, inputs, table=array(500, 16), w=array(16, 8), one=[1], two=[2])
+    axes: Sequence[Size] = ["batch", "sequence"]
+    inputs: Inputs = {"input_ids": (axes, INT64), "attention_mask": (axes, INT64)}
+    made = model(nodes, inputs, constants={"table": array(500, 16), "w": array(16, 8), "one": [1], "two": [2]})
     return made, {"input_ids": "tokens", "attention_mask": "mask"}
 
 
@@ -297,8 +307,11 @@ def embeddings_with_bool_mask() -> Made:
         node("Softmax", "masked", "p", axis=-1),
         node("MatMul", "p m", "y"),
     ]
-    inputs = {"h": (["N", "S", 256], FLOAT), "padding": (["N", "S"], BOOL)}
-    return model(nodes, inputs, w=array(256, 16), one=[1], far=-1e9), {"h": "embeddings", "padding": "mask"}
+    inputs: Inputs = {"h": (["N", "S", 256], FLOAT), "padding": (["N", "S"], BOOL)}
+    return model(nodes, inputs, constants={"w": array(256, 16), "one": [1], "far": -1e9}), {
+        "h": "embeddings",
+        "padding": "mask",
+    }
 
 
 def positions() -> Made:
@@ -310,10 +323,18 @@ def positions() -> Made:
         node("Add", "et ep", "e"),
         *PROJECTED,
     ]
-    axes = ["batch", "sequence"]
-    inputs = {"input_ids": (axes, INT64), "position_ids": (axes, INT64)}
-    stored = {"table": array(1000, 16), "places": array(130, 16), "w": array(16, 16), "wl": array(16, 5)}
-    return model(nodes, inputs, **stored, two=np.array(2)), {"input_ids": "tokens", "position_ids": "positions"}
+    axes: Sequence[Size] = ["batch", "sequence"]
+    inputs: Inputs = {"input_ids": (axes, INT64), "position_ids": (axes, INT64)}
+    stored: dict[str, Stored] = {
+        "table": array(1000, 16),
+        "places": array(130, 16),
+        "w": array(16, 16),
+        "wl": array(16, 5),
+    }
+    return model(nodes, inputs, constants={**stored, "two": np.array(2)}), {
+        "input_ids": "tokens",
+        "position_ids": "positions",
+    }
 
 
 def rotary() -> Made:
@@ -327,10 +348,15 @@ def rotary() -> Made:
         node("Mul", "et pc", "e"),
         *PROJECTED,
     ]
-    axes = ["batch", "sequence"]
-    inputs = {"input_ids": (axes, INT64), "position_ids": (axes, INT64)}
-    stored = {"table": array(1000, 16), "frequencies": np.ones(16, np.float32), "w": array(16, 16), "wl": array(16, 5)}
-    return model(nodes, inputs, **stored, two=[2]), {"input_ids": "tokens", "position_ids": "positions"}
+    axes: Sequence[Size] = ["batch", "sequence"]
+    inputs: Inputs = {"input_ids": (axes, INT64), "position_ids": (axes, INT64)}
+    stored: dict[str, Stored] = {
+        "table": array(1000, 16),
+        "frequencies": np.ones(16, np.float32),
+        "w": array(16, 16),
+        "wl": array(16, 5),
+    }
+    return model(nodes, inputs, constants={**stored, "two": [2]}), {"input_ids": "tokens", "position_ids": "positions"}
 
 
 def recommender() -> Made:
@@ -343,9 +369,9 @@ def recommender() -> Made:
         node("Relu", "m", "r"),
         node("Gemm", "r wl", "y"),
     ]
-    inputs = {"user_id": (["N"], INT64), "item_id": (["N"], INT64)}
-    stored = {"users": array(300, 8), "items": array(200, 8), "w": array(16, 16), "wl": array(16, 1)}
-    return model(nodes, inputs, **stored), {"user_id": "tokens", "item_id": "tokens"}
+    inputs: Inputs = {"user_id": (["N"], INT64), "item_id": (["N"], INT64)}
+    stored: dict[str, Stored] = {"users": array(300, 8), "items": array(200, 8), "w": array(16, 16), "wl": array(16, 1)}
+    return model(nodes, inputs, constants=stored), {"user_id": "tokens", "item_id": "tokens"}
 
 
 def speaker() -> Made:
@@ -366,22 +392,29 @@ def speaker() -> Made:
         node("Mul", "mk length_scale", "ms"),
         node("MatMul", "ms wl", "y"),
     ]
-    inputs = {
+    inputs: Inputs = {
         "input": ([1, "phonemes"], INT64),
         "input_lengths": ([1], INT64),
         "sid": ([1], INT64),
         "length_scale": ([1], FLOAT),
     }
-    stored = {"table": array(150, 16), "speakers": array(20, 16), "w": array(16, 16), "wl": array(16, 5)}
-    made = model(nodes, inputs, **stored, one=np.array(1), two=[2], zero=np.array(0), step=np.array(1))
+    stored: dict[str, Stored] = {
+        "table": array(150, 16),
+        "speakers": array(20, 16),
+        "w": array(16, 16),
+        "wl": array(16, 5),
+    }
+    made = model(
+        nodes, inputs, constants={**stored, "one": np.array(1), "two": [2], "zero": np.array(0), "step": np.array(1)}
+    )
     return made, {"input": "tokens", "input_lengths": "lengths", "sid": "tokens", "length_scale": "constant"}
 
 
 def one_id() -> Made:
     nodes = [node("Gather", "table label", "e"), *PROJECTED]
-    return model(nodes, {"label": ([1], INT64)}, table=array(10, 16), w=array(16, 16), wl=array(16, 5)), {
-        "label": "tokens"
-    }
+    return model(
+        nodes, {"label": ([1], INT64)}, constants={"table": array(10, 16), "w": array(16, 16), "wl": array(16, 5)}
+    ), {"label": "tokens"}
 
 
 def decoder() -> Made:
@@ -395,9 +428,11 @@ def decoder() -> Made:
         node("MatMul", "p present_key", "a"),
         node("MatMul", "a wl", "y"),
     ]
-    inputs = {"ids": (["batch", "length"], INT64), "past_key": (["batch", "past", 16], FLOAT)}
-    outputs = {"y": ["batch", "length", 5], "present_key": ["batch", "all", 16]}
-    return model(nodes, inputs, outputs, table=array(1000, 16), w=array(16, 16), wl=array(16, 5)), {
+    inputs: Inputs = {"ids": (["batch", "length"], INT64), "past_key": (["batch", "past", 16], FLOAT)}
+    outputs: Mapping[str, Sequence[Size]] = {"y": ["batch", "length", 5], "present_key": ["batch", "all", 16]}
+    return model(
+        nodes, inputs, outputs, constants={"table": array(1000, 16), "w": array(16, 16), "wl": array(16, 5)}
+    ), {
         "ids": "tokens",
         "past_key": "cache",
     }
@@ -411,17 +446,21 @@ def recurrent() -> Made:
         node("MatMul", "h wl", "y"),
     ]
     nodes[0].input[4] = ""
-    inputs = {
+    inputs: Inputs = {
         "x": (["T", "N", 12], FLOAT),
         "first": ([1, "N", 8], FLOAT),
         "second": ([1, "N", 8], FLOAT),
     }
-    outputs = {"y": ["T", "N", 5], "next_a": [1, "N", 8], "next_b": [1, "N", 8]}
+    outputs: Mapping[str, Sequence[Size]] = {"y": ["T", "N", 5], "next_a": [1, "N", 8], "next_b": [1, "N", 8]}
     nodes[0] = helper.make_node(
         "LSTM", ["x", "w", "r", "b", "", "first", "second"], ["all", "next_a", "next_b"], hidden_size=8
     )
-    stored = {"w": array(1, 32, 12), "r": array(1, 32, 8), "b": array(1, 64), "wl": array(8, 5)}
-    return model(nodes, inputs, outputs, **stored, one=[1]), {"x": "features", "first": "state", "second": "state"}
+    stored: dict[str, Stored] = {"w": array(1, 32, 12), "r": array(1, 32, 8), "b": array(1, 64), "wl": array(8, 5)}
+    return model(nodes, inputs, outputs, constants={**stored, "one": [1]}), {
+        "x": "features",
+        "first": "state",
+        "second": "state",
+    }
 
 
 def matting() -> Made:
@@ -432,11 +471,11 @@ def matting() -> Made:
         node("Conv", "j wr", "r1o", pads=[1] * 4),
         node("Conv", "r1o wo", "y", pads=[1] * 4),
     ]
-    state = ["N", 8, 32, 32]
-    inputs = {"src": (["N", 3, 32, 32], FLOAT), "r1i": (state, FLOAT)}
-    outputs = {"y": ["N", 1, 32, 32], "r1o": state}
-    stored = {"w": array(8, 3, 3, 3), "wr": array(8, 16, 3, 3), "wo": array(1, 8, 3, 3)}
-    return model(nodes, inputs, outputs, **stored), {"src": "picture", "r1i": "state"}
+    state: Sequence[Size] = ["N", 8, 32, 32]
+    inputs: Inputs = {"src": (["N", 3, 32, 32], FLOAT), "r1i": (state, FLOAT)}
+    outputs: Mapping[str, Sequence[Size]] = {"y": ["N", 1, 32, 32], "r1o": state}
+    stored: dict[str, Stored] = {"w": array(8, 3, 3, 3), "wr": array(8, 16, 3, 3), "wo": array(1, 8, 3, 3)}
+    return model(nodes, inputs, outputs, constants=stored), {"src": "picture", "r1i": "state"}
 
 
 # --------------------------------------------------------------------------------------------------- sound and features
@@ -467,13 +506,17 @@ def plane_of_frames() -> Made:
 
 def hidden_states() -> Made:
     nodes = [node("MatMul", "h w", "m"), node("Relu", "m", "r"), node("MatMul", "r wl", "y")]
-    return model(nodes, {"h": (["n", "length", 768], FLOAT)}, w=array(768, 16), wl=array(16, 5)), {"h": "embeddings"}
+    return model(nodes, {"h": (["n", "length", 768], FLOAT)}, constants={"w": array(768, 16), "wl": array(16, 5)}), {
+        "h": "embeddings"
+    }
 
 
 def tabular(width: int) -> Callable[[], Made]:
     def made() -> Made:
         nodes = [node("Gemm", "x w", "m"), node("Relu", "m", "r"), node("Gemm", "r wl", "y")]
-        return model(nodes, {"x": (["N", width], FLOAT)}, w=array(width, 16), wl=array(16, 5)), {"x": "features"}
+        return model(nodes, {"x": (["N", width], FLOAT)}, constants={"w": array(width, 16), "wl": array(16, 5)}), {
+            "x": "features"
+        }
 
     return made
 
@@ -481,8 +524,8 @@ def tabular(width: int) -> Callable[[], Made]:
 def features_with_factor() -> Made:
     """A temperature that divides the scores."""
     nodes = [node("Gemm", "x w", "m"), node("Relu", "m", "r"), node("Gemm", "r wl", "l"), node("Div", "l t", "y")]
-    inputs = {"x": (["N", 20], FLOAT), "t": ([], FLOAT)}
-    return model(nodes, inputs, w=array(20, 16), wl=array(16, 5)), {"x": "features", "t": "constant"}
+    inputs: Inputs = {"x": (["N", 20], FLOAT), "t": ([], FLOAT)}
+    return model(nodes, inputs, constants={"w": array(20, 16), "wl": array(16, 5)}), {"x": "features", "t": "constant"}
 
 
 def sampling_rate() -> Made:
@@ -492,8 +535,11 @@ def sampling_rate() -> Made:
         node("Conv", "x w", "c", strides=[8]),
         node("Mul", "c f", "y"),
     ]
-    inputs = {"x": (["N", 1, 512], FLOAT), "rate": ([], INT64)}
-    return model(nodes, inputs, w=array(8, 1, 16), known=np.array(8000)), {"x": "signal", "rate": "constant"}
+    inputs: Inputs = {"x": (["N", 1, 512], FLOAT), "rate": ([], INT64)}
+    return model(nodes, inputs, constants={"w": array(8, 1, 16), "known": np.array(8000)}), {
+        "x": "signal",
+        "rate": "constant",
+    }
 
 
 # -------------------------------------------------------------------------------------------------------- to be asked
@@ -512,14 +558,18 @@ def number_of_steps() -> Made:
         node("Unsqueeze", "f one_axis", "u"),
         node("MatMul", "u w", "y"),
     ]
-    made = model(nodes, {"steps": ([], INT64)}, w=array(1, 8), zero=np.array(0), one=np.array(1), one_axis=[1])
+    made = model(
+        nodes,
+        {"steps": ([], INT64)},
+        constants={"w": array(1, 8), "zero": np.array(0), "one": np.array(1), "one_axis": [1]},
+    )
     return made, {"steps": "ask"}
 
 
 def integers_without_a_table() -> Made:
     """Counts, times, codes: integers that are only cast."""
     nodes = [node("Cast", "x", "f", to=FLOAT), node("Gemm", "f w", "y")]
-    return model(nodes, {"x": (["N", 30], INT64)}, w=array(30, 8)), {"x": "ask"}
+    return model(nodes, {"x": (["N", 30], INT64)}, constants={"w": array(30, 8)}), {"x": "ask"}
 
 
 MODELS: dict[str, Callable[[], Made]] = {

@@ -42,7 +42,8 @@ def batches() -> Iterator[dict[str, np.ndarray]]:
 
 
 def content(result: Result) -> bytes:
-    return result.model.SerializeToString(deterministic=True)
+    data: bytes = result.model.SerializeToString(deterministic=True)
+    return data
 
 
 @pytest.fixture(scope="module")

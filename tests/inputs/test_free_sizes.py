@@ -34,7 +34,7 @@ def detector() -> ModelProto:
         node("Transpose", "j", "y", perm=[0, 2, 1]),
     ]
     weights = {"w8": array(6, 3, 8, 8), "w16": array(6, 6, 2, 2), "w32": array(6, 6, 2, 2)}
-    return model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, **weights, rows=[0, 6, -1])
+    return model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, constants={**weights, "rows": [0, 6, -1]})
 
 
 def line_reader() -> ModelProto:
@@ -50,7 +50,7 @@ def line_reader() -> ModelProto:
         node("Softmax", "l", "y", axis=2),
     ]
     weights = {"w": array(8, 3, 4, 4), "w2": array(8, 8, 2, 1), "wl": array(8, 40)}
-    return model(nodes, {"x": (["N", 3, None, None], FLOAT)}, **weights, two=[2])
+    return model(nodes, {"x": (["N", 3, None, None], FLOAT)}, constants={**weights, "two": [2]})
 
 
 def test_a_detector_gets_the_size_of_detectors() -> None:
@@ -90,7 +90,7 @@ def test_positions_and_anchors_tell_the_size() -> None:
         node("ReduceMean", "m", "y", axes=[1], keepdims=0),
     ]
     stored = {"w": array(8, 3, 16, 16), "places": array(1, 576, 8), "wl": array(8, 5)}
-    plan = taken(model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, **stored, rows=[0, 8, -1]))
+    plan = taken(model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, constants={**stored, "rows": [0, 8, -1]}))
     assert plan.shape == (3, 384, 384)
     assert "576 positions" in plan.reason
 
@@ -98,7 +98,7 @@ def test_positions_and_anchors_tell_the_size() -> None:
 def test_a_classifier_gets_the_usual_size() -> None:
     weights = {"w": array(8, 3, 3, 3), "wl": array(8, 5)}
     nodes = [node("Conv", "x w", "c", strides=[2, 2]), node("Relu", "c", "h"), *POOLED]
-    assert taken(model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, **weights)).shape == (3, 224, 224)
+    assert taken(model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, constants=weights)).shape == (3, 224, 224)
 
 
 def test_a_stated_size_that_does_not_run_is_refused_by_name() -> None:
@@ -111,5 +111,5 @@ def test_a_model_that_runs_on_no_size_asks_for_one() -> None:
     nodes = [node("Conv", "x w", "c"), node("Concat", "c table", "y", axis=1)]
     stored = {"w": array(8, 3, 1, 1), "table": array(1, 8, 41, 43)}
     with pytest.raises(InvalidOption, match="No sizes were found") as asked:
-        taken(model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, **stored))
+        taken(model(nodes, {"x": (["N", 3, "h", "w"], FLOAT)}, constants=stored))
     assert "--input 'x=shape=" in (asked.value.remedy or "")

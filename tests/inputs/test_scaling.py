@@ -131,7 +131,7 @@ def test_a_file_that_divides_by_255_first_gets_pixels() -> None:
     """The graph's own beginning is a witness, and the network behind it has others."""
     model = built_for(1.0, 0.0, batch_norm=True)
     model.graph.node.insert(0, node("Div", ["pixels", "byte"], ["x"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "byte"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(255, np.float32), "byte"))
     model.graph.input[0].name = "pixels"
     assert settle(model).scaling.name == "0..255"
 

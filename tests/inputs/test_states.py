@@ -29,7 +29,7 @@ def drawn(model: ModelProto, count: int) -> dict[str, np.ndarray]:
 
 
 def test_states_return_by_type_and_name() -> None:
-    names = {"x": ["N", 4], "h0": ["N", 8], "c0": ["N", 8], "other": ["N", 3]}
+    names: dict[str, list[int | str]] = {"x": ["N", 4], "h0": ["N", 8], "c0": ["N", 8], "other": ["N", 3]}
     graph = helper.make_graph(
         [node("Identity", [name], [result]) for name, result in {"x": "y", "c0": "cn", "h0": "hn"}.items()],
         "g",
@@ -136,6 +136,7 @@ def test_a_network_whose_loop_goes_astray_stays_in_float(monkeypatch: pytest.Mon
     monkeypatch.setattr(stage, "LEAST_IN_LOOP", 1000.0)
     report = convert(recurrent(), quick).report
     kept = report.quantization
+    assert report.kernels is not None
     assert not report.kernels.integer_operators  # weights alone may be integers: they add no error to a state
     assert ["too little" in each.sentence for each in kept.steps if each.name == "closed-loop"] == [True]
     assert any("feeds its state back" in each.reason for each in kept.kept_float)

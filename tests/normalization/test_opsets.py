@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -23,7 +26,7 @@ def model_of(
     version: int,
     shape: tuple[int | str, ...] = (2, 3, 8, 8),
     outputs: tuple[tuple[str, int], ...] = (("y", FLOAT),),
-    **constants: NDArray[np.generic],
+    constants: Mapping[str, NDArray[np.generic]] | None = None,
 ) -> ModelProto:
     """x -> nodes -> outputs with constants at hand."""
     graph = helper.make_graph(
@@ -31,7 +34,7 @@ def model_of(
         "small",
         [helper.make_tensor_value_info("x", FLOAT, shape)],
         [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=6)
 
@@ -94,14 +97,14 @@ CONSTANTS = {
 def test_the_meaning_of_older_opsets_is_kept(name: str, version: int) -> None:
     nodes = [NodeProto.FromString(each.SerializeToString()) for each in CASES[name][0]]
     used = {each: CONSTANTS[each] for one in nodes for each in one.input if each in CONSTANTS}
-    before = model_of(nodes, version, **used)
+    before = model_of(nodes, version, constants=used)
     after = normalize(before).model
     assert opset(after) == 17
     assert verify_equivalence(before, after, probe(before)) < 1e-6
 
 
 def test_bodies_are_upgraded_too() -> None:
-    def body(name: str, **attributes: float) -> onnx.GraphProto:
+    def body(name: str, **attributes: Any) -> onnx.GraphProto:
         output = helper.make_tensor_value_info(name, FLOAT, None)
         return helper.make_graph([node("Clip", ["x"], [name], **attributes)], name, [], [output])
 
@@ -124,7 +127,7 @@ def test_bodies_are_upgraded_too() -> None:
     ],
 )
 def test_what_no_newer_opset_says_is_refused_by_name(nodes: list[NodeProto], version: int, attribute: str) -> None:
-    model = model_of(nodes, version, both=np.array([1, 1, 2, 0.5], np.float32), **CONSTANTS)
+    model = model_of(nodes, version, constants={"both": np.array([1, 1, 2, 0.5], np.float32), **CONSTANTS})
     with pytest.raises(UnsupportedModel) as caught:
         unify_opset(model)
     assert caught.value.attribute == attribute

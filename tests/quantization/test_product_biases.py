@@ -70,7 +70,7 @@ def test_so_does_a_gemm(shape: tuple[int | str, ...]) -> None:
 def test_a_bias_that_32_bits_cannot_hold_stays_exact() -> None:
     given = prepare(feed_forward((8, 6, 24), bias=1e6), 8)
     plan = safe_plan(given)
-    plan = replace(plan, ranges=plan.ranges | {"x": replace(plan.ranges["x"], low=-1e-4, high=1e-4)})
+    plan = replace(plan, ranges={**plan.ranges, "x": replace(plan.ranges["x"], low=-1e-4, high=1e-4)})
     made = quantize(given.model, plan, None)
     assert products(count_kernels(given.model, made)) == 2
     assert any(tensor.name == "b0:row" for tensor in made.graph.initializer)

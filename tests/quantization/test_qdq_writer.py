@@ -130,7 +130,8 @@ def test_the_weights_of_a_wide_grid_are_read_along_their_axis() -> None:
 
 
 def renamed(model: ModelProto, names: Mapping[str, str]) -> ModelProto:
-    changed = ModelProto.FromString(model.SerializeToString())
+    changed = ModelProto()
+    changed.CopyFrom(model)
     for node in changed.graph.node:
         for each in (node.input, node.output):
             each[:] = [names.get(name, name) for name in each]

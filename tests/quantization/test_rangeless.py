@@ -22,8 +22,11 @@ def test_a_transformer(precision: Precision) -> None:
     assert decisions.precision == precision
     assert decisions.nodes_quantized == 3
     assert decisions.activation_type == ("U8 at run time" if precision is Precision.DYNAMIC else "float")
-    assert result.report.fidelity.outputs[0].sqnr_db > 28
-    assert result.report.kernels.integer == (3 if precision is Precision.DYNAMIC else 0)
+    ratio, kernels = result.report.fidelity.outputs[0].sqnr_db, result.report.kernels
+    assert ratio is not None
+    assert ratio > 28
+    assert kernels is not None
+    assert kernels.integer == (3 if precision is Precision.DYNAMIC else 0)
     assert convert(transformer(), options(precision)).model.SerializeToString() == result.model.SerializeToString()
 
 
@@ -37,6 +40,7 @@ def test_what_has_no_dynamic_kernel_keeps_integer_weights_and_says_why() -> None
 def test_a_table_and_its_layers() -> None:
     result = convert(language("matrix"), options(Precision.DYNAMIC))
     assert result.report.size.ratio > 5  # the table was in the file twice
+    assert result.report.kernels is not None
     assert result.report.kernels.integer_operators["DynamicQuantizeMatMul"] == 2
 
 

@@ -29,6 +29,7 @@ def test_an_encoder_with_a_mask_of_sentinels(sentinel: float, sizes: tuple[str |
     model = encoder(sentinel, *sizes)
     result = convert(model, QUICK)
     kernels = result.report.kernels
+    assert kernels is not None
     assert sum(kernels.integer_operators.get(each, 0) for each in PRODUCTS) == 7
     assert result.report.size.ratio > 3
     feeds = sentence(1, 12, 3)
@@ -47,6 +48,7 @@ def test_a_decoder_with_its_cache_multiplies_on_integers() -> None:
     model = decoder()
     result = convert(model, QUICK)
     kernels = result.report.kernels
+    assert kernels is not None
     assert sum(kernels.integer_operators.get(each, 0) for each in PRODUCTS) == 7
     generator = np.random.default_rng(4)
     past = [generator.standard_normal((1, HEADS, 5, SIZE)).astype(np.float32) for _ in range(2)]

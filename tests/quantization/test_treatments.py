@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +25,7 @@ from tests.quantization.test_qdq_writer import plan_of
 def decibels(one: list[Array], other: list[Array]) -> float:
     """The least ratio of signal to error of any output."""
     return min(
-        10 * np.log10(float((a**2).sum() / max(((a - b) ** 2).sum(), 1e-30))) for a, b in zip(one, other, strict=True)
+        10 * math.log10(float((a**2).sum() / max(((a - b) ** 2).sum(), 1e-30))) for a, b in zip(one, other, strict=True)
     )
 
 

@@ -118,7 +118,7 @@ def decisions(successes: int = 63) -> Decisions:
     )
 
 
-def predicted(basis: str = "", low: float = 0.93, **changes: object) -> Prediction:
+def predicted(basis: str = "", low: float = 0.93, /, **changes: object) -> Prediction:
     known: dict[str, object] = {
         "agreement": Expectation(interval=Interval(low=low, high=0.99, confidence=0.9), middle=0.97),
         "accuracy_change": Expectation(interval=Interval(low=-0.02, high=0.004, confidence=0.9), middle=-0.004),
@@ -127,7 +127,7 @@ def predicted(basis: str = "", low: float = 0.93, **changes: object) -> Predicti
     return Prediction.model_validate(known | changes)
 
 
-UNKNOWN = {"agreement": None, "accuracy_change": None, "reason": "there are no classes"}
+UNKNOWN: dict[str, object] = {"agreement": None, "accuracy_change": None, "reason": "there are no classes"}
 
 
 def make(name: str = "", layers: int = 12, **changes: object) -> Report:
@@ -460,7 +460,7 @@ def test_larger_is_said_and_red() -> None:
 
 
 def test_what_was_asked_for_is_certified_or_not() -> None:
-    asked = {"max_drop": 0.01, "certified_why": "the loss may reach 2.0%"}
+    asked: dict[str, object] = {"max_drop": 0.01, "certified_why": "the loss may reach 2.0%"}
     assert "not certified: the loss may reach 2.0%" in text_of(make(predicted=predicted(certified=False, **asked)))
     assert "is certified" in text_of(make(predicted=predicted(certified=True, **asked)))
     assert "certified" not in text_of(make())

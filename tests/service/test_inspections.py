@@ -29,7 +29,8 @@ def network() -> bytes:
     graph = helper.make_graph(nodes, "g", [image], [y], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def inspected(api: Api, model: bytes) -> dict[str, object]:

@@ -65,7 +65,8 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     ),
     "Relu": lambda: build([helper.make_node("Relu", ["x"], ["y"])]),
     "Clip": lambda: build(
-        [helper.make_node("Clip", ["x", "low", "high"], ["y"])], {"low": np.float32(-0.2), "high": np.float32(0.7)}
+        [helper.make_node("Clip", ["x", "low", "high"], ["y"])],
+        {"low": np.array(-0.2, np.float32), "high": np.array(0.7, np.float32)},
     ),
     "HardSwish": lambda: build([helper.make_node("HardSwish", ["x"], ["y"])]),
     "SiLU in pieces": lambda: build(
@@ -79,7 +80,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
             helper.make_node("Mul", ["x", "c"], ["d"]),
             helper.make_node("Mul", ["d", "half"], ["y"]),
         ],
-        {"root": np.float32(math.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5)},
+        {"root": np.array(math.sqrt(2), np.float32), "one": np.array(1, np.float32), "half": np.array(0.5, np.float32)},
     ),
     "gated by its mean": lambda: build(
         [
