@@ -100,7 +100,12 @@ def convert(
         list[str] | None,
         typer.Option("--input", metavar="NAME=SPEC", help="What you know of an input: range=0:255, kind=tokens ..."),
     ] = None,
-    target: Annotated[Target | None, typer.Option(help="The processor that will run it.")] = None,
+    target: Annotated[
+        Target | None,
+        typer.Option(
+            help="What will run it: onnxruntime on one of three processors, OpenVINO or TensorRT.  [default: x64]"
+        ),
+    ] = None,
     skip: Annotated[list[Step] | None, typer.Option(help="Leave this step out; may be repeated.")] = None,
     size_budget: Annotated[
         str | None,

@@ -80,7 +80,8 @@ def inspect(source: str | Path | bytes | ModelProto, options: Options | None = N
         task = describe_task(admitted.model, normalized, reconstruct(normalized.model), options)
     except Refusal as problem:
         return Inspection(admitted.facts, admitted.notes, tuple(normalized.changes), (), (problem.facts(),))
-    able, placement = candidates(graph), place(graph, task.excluded)
+    able = candidates(graph, options.convention)
+    placement = place(graph, task.excluded, options.convention)
     nodes = []
     for node in graph.nodes:
         integer = node.name in placement.nodes

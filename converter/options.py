@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from converter.errors import InvalidOption
 from converter.specifications import InputSpec
+from converter.targets import CONVENTIONS, Convention, Precision, Target
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -45,28 +46,7 @@ class Method(StrEnum):
     NOISE = "noise"
 
 
-class Precision(StrEnum):
-    """What weights and activations become."""
-
-    INT8 = "int8"
-    W4A8 = "w4a8"
-    W4A4 = "w4a4"
-    MIXED = "mixed"
-    DYNAMIC = "dynamic"
-    WEIGHTS = "weights"
-
-
 RANGELESS = frozenset({Precision.DYNAMIC, Precision.WEIGHTS})  # activations have no range that is fixed beforehand
-
-
-class Target(StrEnum):
-    """The kind of processor that will run the result: any x86-64, one known to have VNNI (weights then use all of their
-    codes), or ARM.
-    """
-
-    X64_VNNI = "x64-vnni"
-    X64 = "x64"
-    ARM64 = "arm64"
 
 
 class Prefer(StrEnum):
@@ -177,6 +157,19 @@ class Options:
             share = getattr(self, name)
             _check(share is None or 0 <= share <= 1, name, f"must be from 0 to 1, such as {example}")
         _check(self.size_budget > 0 and math.isfinite(self.size_budget), "size_budget", "must be positive")
+        if self.precision not in self.convention.precisions:
+            known = " or ".join(sorted(self.convention.precisions))
+            raise InvalidOption(
+                f"The option precision cannot be {self.precision} for the target {self.target}, which has no kernels "
+                "for that.",
+                field="precision",
+                remedy=f"Use {known}, or another target.",
+            )
+
+    @property
+    def convention(self) -> Convention:
+        """How the target wants integers written."""
+        return CONVENTIONS[self.target]
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Self:

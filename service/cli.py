@@ -122,7 +122,12 @@ def submit(
     include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="The only ones to make integer.")] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=SPEC")] = None,
     kinds: Annotated[list[str] | None, typer.Option("--output", metavar="NAME=KIND")] = None,
-    target: Annotated[Target | None, typer.Option(help="The processor that will run it.")] = None,
+    target: Annotated[
+        Target | None,
+        typer.Option(
+            help="What will run it: onnxruntime on one of three processors, OpenVINO or TensorRT.  [default: x64]"
+        ),
+    ] = None,
     skip: Annotated[list[Step] | None, typer.Option(help="Leave this step out; may be repeated.")] = None,
     size_budget: Annotated[str | None, typer.Option(metavar="SIZE", help="Of mixed precision.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Convert again, even if there is a result already.")] = False,

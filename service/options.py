@@ -40,6 +40,8 @@ CHOICES: Mapping[StrEnum, str] = {
     Target.X64_VNNI: "Intel and AMD processors since about 2019.",
     Target.X64: "Older Intel and AMD processors; avoids saturation in 8-bit products.",
     Target.ARM64: "ARM servers, phones and Apple silicon.",
+    Target.OPENVINO: "OpenVINO on Intel and AMD processors.",
+    Target.TENSORRT: "TensorRT on NVIDIA GPUs: symmetric integers, float biases.",
     Prefer.ACCURACY: "Stays closer to FP32 where the two disagree.",
     Prefer.SPEED: "Runs faster where the two disagree.",
     Effort.FAST: "Answers soon, and leaves out what gains least.",
@@ -89,7 +91,7 @@ class Choices(BaseModel):
     time_budget: float = Field(
         default=DEFAULTS.time_budget, ge=1, le=86_400, description="Seconds for synthesis and optimization together."
     )
-    target: Target = Field(default=DEFAULTS.target, description="The kind of processor that will run the result.")
+    target: Target = Field(default=DEFAULTS.target, description="What will run the result.")
     min_agreement: float | None = Field(
         default=DEFAULTS.min_agreement,
         ge=0,

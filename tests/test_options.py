@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import InvalidOption
-from converter.options import Effort, InputSpec, Method, Options, OutputKind, Precision, Prefer, Step, Target, read_size
+from converter.options import Effort, InputSpec, Method, Options, OutputKind, Prefer, Step, Target, read_size
 from converter.specifications import ChannelOrder, Layout, StatedKind
+from converter.targets import CONVENTIONS
 
 
 @pytest.mark.parametrize(
@@ -180,26 +181,30 @@ token_specs = st.builds(
     tokens=st.none() | st.tuples(st.integers(0, 5), st.integers(6, 10**6)),
 )
 specs = real_specs | token_specs
-choices = st.builds(
-    Options,
-    method=st.sampled_from(Method),
-    precision=st.sampled_from(Precision),
-    samples=st.integers(8, 4096),
-    seed=st.integers(0, 2**32 - 1),
-    time_budget=st.floats(1, 86_400),
-    threads=st.integers(1, 256),
-    min_agreement=st.none() | st.floats(0, 1),
-    inputs=st.dictionaries(st.text(max_size=5), specs, max_size=3),
-    target=st.sampled_from(Target),
-    skip=st.frozensets(st.sampled_from(Step)),
-    size_budget=st.floats(0.01, 1e9),
-    exclude=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
-    include=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
-    outputs=st.dictionaries(st.text(max_size=5), st.sampled_from(OutputKind), max_size=3),
-    max_drop=st.none() | st.floats(0, 1),
-    expected_accuracy=st.none() | st.floats(0, 1),
-    prefer=st.sampled_from(Prefer),
-    effort=st.sampled_from(Effort),
+choices = st.sampled_from(
+    [(target, precision) for target in Target for precision in sorted(CONVENTIONS[target].precisions)]
+).flatmap(
+    lambda pair: st.builds(
+        Options,
+        target=st.just(pair[0]),
+        precision=st.just(pair[1]),
+        method=st.sampled_from(Method),
+        samples=st.integers(8, 4096),
+        seed=st.integers(0, 2**32 - 1),
+        time_budget=st.floats(1, 86_400),
+        threads=st.integers(1, 256),
+        min_agreement=st.none() | st.floats(0, 1),
+        inputs=st.dictionaries(st.text(max_size=5), specs, max_size=3),
+        skip=st.frozensets(st.sampled_from(Step)),
+        size_budget=st.floats(0.01, 1e9),
+        exclude=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
+        include=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
+        outputs=st.dictionaries(st.text(max_size=5), st.sampled_from(OutputKind), max_size=3),
+        max_drop=st.none() | st.floats(0, 1),
+        expected_accuracy=st.none() | st.floats(0, 1),
+        prefer=st.sampled_from(Prefer),
+        effort=st.sampled_from(Effort),
+    )
 )
 
 

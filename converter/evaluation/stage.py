@@ -58,7 +58,8 @@ def measure(
     data: OwnData | None = None,
     progress: Callable[[float, str], None] = lambda share, message: None,
 ) -> Measured:
-    """Fidelity on held-out samples, validation, layers, kernels and latency of the INT8 model.
+    """Fidelity on held-out samples, validation and layers of the INT8 model; kernels and latency where onnxruntime is
+    what will run it.
 
     Raises VerificationFailed for an INT8 model that does not run.
     """
@@ -96,11 +97,12 @@ def measure(
     progress(0.6, "comparing layers")
     with attempts.optional("layers", "The section on layers"):
         layers = layer_fidelity(integers.float32, int8, feeds[:LAYER_BATCHES], threads=threads)
-    with attempts.optional("kernels", "The section on kernels"):
-        kernels = count_kernels(task.model, int8, threads)
-    progress(0.7, "timing both models")
-    with attempts.optional("latency", "The section on latency"):
-        latency = measure_latency(original, int8, single, threads=threads, seconds=LATENCY_SECONDS)
+    if options.convention.onnxruntime:
+        with attempts.optional("kernels", "The section on kernels"):
+            kernels = count_kernels(task.model, int8, threads)
+        progress(0.7, "timing both models")
+        with attempts.optional("latency", "The section on latency"):
+            latency = measure_latency(original, int8, single, threads=threads, seconds=LATENCY_SECONDS)
     progress(0.85, "telling the layers' shares of the error")
     with attempts.optional("contributions", "The layers' shares of the error"):
         shares = contributions(

@@ -15,6 +15,7 @@ from converter.findings.decisions import (
     Size,
     StepTaken,
     Synthesis,
+    TargetForm,
     TensorFact,
     Timings,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "Size",
     "StepTaken",
     "Synthesis",
+    "TargetForm",
     "TensorFact",
     "Timings",
     "Validation",

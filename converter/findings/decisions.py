@@ -33,6 +33,7 @@ __all__ = [
     "Size",
     "StepTaken",
     "Synthesis",
+    "TargetForm",
     "TensorFact",
     "Timings",
 ]
@@ -194,6 +195,21 @@ class FrontierPoint(Section):
     label: str = ""
 
 
+class TargetForm(Section):
+    """The form of integers that one runtime takes, what that changes and gives up, and how far this model would go."""
+
+    name: str
+    runs: Annotated[str, Field(description="what runs the file")]
+    chosen: Annotated[bool, Field(description="whether this file is written for it")] = False
+    activations: Annotated[str, Field(description="type and zero point of what flows between layers")]
+    biases: str
+    nodes: Annotated[Count | None, Field(description="that could be integers of fixed ranges; null if not written")] = (
+        None
+    )
+    changes: str
+    gives_up: str
+
+
 class Quantization(Section):
     """What became integers, how, and what did not."""
 
@@ -208,6 +224,7 @@ class Quantization(Section):
     quantized_operators: Counts = Field(default_factory=dict)
     kept_float: tuple[KeptFloat, ...] = ()
     frontier: tuple[FrontierPoint, ...] | None = None
+    targets: tuple[TargetForm, ...] = ()
 
 
 class Size(Section):

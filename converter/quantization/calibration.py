@@ -21,6 +21,7 @@ from converter.inputs.plans import Feeds, tensors
 from converter.quantization.activation_functions import Function
 from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
+from converter.targets import SYMMETRIC
 
 __all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe"]
 
@@ -119,6 +120,10 @@ class Observer:
         """
         ends = [min(self.low, 0.0), max(self.high, 0.0)]
         error = _Error(self, levels, function)
+        if levels == SYMMETRIC:
+            full = max(-ends[0], ends[1])
+            least = min((full * each for each in SHRINKS), key=lambda end: error(-end, end))
+            return -least, least
         best = error(*ends)
         for _ in range(MOST_TURNS):
             before = list(ends)

@@ -13,7 +13,7 @@ from converter.findings import StepTaken
 from converter.graph import Graph, multiply_adds
 from converter.inputs.plans import Feeds, tensors
 from converter.inputs.sizes import FORWARD_BYTES, GRADIENT_BYTES, affordable, sizes
-from converter.options import Effort, Method, Options, Precision, Step, Target
+from converter.options import Effort, Method, Options, Precision, Step
 from converter.process_memory import return_freed_memory
 from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
 from converter.quantization.block_reconstruction import affordable_steps, reconstruct_blocks
@@ -75,8 +75,9 @@ def optimize(
     """
     attempts = Attempts()
     elements = sizes(network, graph, calibration[0])
-    everything = place(graph, kept_float)
-    shared = quantized_tensors(graph, everything.nodes)
+    convention = options.convention
+    everything = place(graph, kept_float, convention)
+    shared = quantized_tensors(graph, everything.nodes, convention)
     equalized = None
     if kinds := _equalized_kinds(options, graph):
         with attempts.optional(_equalizing(options), "Bringing channels to one range"):
@@ -87,7 +88,9 @@ def optimize(
     progress(0.2, "ranges observed")
     rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
     coarse = coarse_activations(graph, everything.nodes, shared) if options.precision is Precision.W4A4 else frozenset()
-    ranges = choose_ranges(network, graph, observed, everything.nodes, shared, rule, coarse, margin, stated)
+    ranges = choose_ranges(
+        network, graph, observed, everything.nodes, shared, rule, coarse, margin, stated, convention.levels
+    )
     judged_together = affordable(sum(elements.values()), JUDGED, JUDGED_BYTES)
     judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, judged_together)]
     damage, placement = dict.fromkeys(ranges, 0.0), everything
@@ -105,17 +108,18 @@ def optimize(
         if Step.FLOAT_FALLBACK not in options.skip:
 
             def error_of(trial: Placement) -> float:
-                rounding = {name: ranges[shared[each]] for name, each in quantized_tensors(graph, trial.nodes).items()}
+                tried = quantized_tensors(graph, trial.nodes, convention)
+                rounding = {name: ranges[shared[each]] for name, each in tried.items()}
                 return max(simulate_rounding(network, rounding, places, judged, pictures).values(), default=0.0)
 
             floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
-            placement = choose_precision(graph, harm, elements, kept_float, few, floor)
-    rounded = quantized_tensors(graph, placement.nodes)
+            placement = choose_precision(graph, harm, elements, kept_float, few, floor, convention)
+    rounded = quantized_tensors(graph, placement.nodes, convention)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
     settings = Settings(
         Step.ROUNDING not in options.skip and not _hurried(options),
         Step.BIAS_CORRECTION not in options.skip,
-        saturating=options.target is Target.X64,
+        saturating=convention.pairs_saturate,
     )
     largest = max(elements.values(), default=1)
     fitted = max(affordable(largest, MOST_FITTED, STREAM_BYTES), affordable(largest, JUDGED, FORWARD_BYTES / 4))
@@ -144,10 +148,11 @@ def optimize(
         with attempts.optional(Step.ROUNDING, "Rounding against the samples"):
             correction = correct(network, graph, placement.nodes, chosen, batches, settings, advance)
     correction = correction or Correction()  # without grids onnxruntime rounds each weight to nearest
-    plan = Plan(placement.nodes, chosen, correction.grids, options.target)
+    plan = Plan(placement.nodes, chosen, correction.grids, convention)
     rounded_model = apply_correction(model, correction)
-    with attempts.optional("channels-last", "Keeping channels last"):
-        rounded_model, plan = keep_channels_last(rounded_model, plan)
+    if convention.onnxruntime:
+        with attempts.optional("channels-last", "Keeping channels last"):
+            rounded_model, plan = keep_channels_last(rounded_model, plan)
     steps = _steps_taken(options, equalized, placement, everything, harm, correction, settings.compensate)
     failed = {each.step: each.as_step() for each in attempts.left_out}
     steps = [failed.pop(each.name, each) for each in [*steps, *widths.steps]]

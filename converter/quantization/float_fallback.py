@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from converter.families import RECTIFIERS
-from converter.graph import Graph, weight_of
+from converter.graph import Graph, multiply_adds, weight_of
 from converter.options import Prefer
 from converter.quantization.costs import crossing_cost, node_cost
 from converter.quantization.placement import Placement, place, quantized_tensors
+from converter.targets import ONNXRUNTIME, Convention
 
 __all__ = ["ACCEPTABLE", "FEW_WEIGHTS", "Floor", "choose_precision", "integer_cost"]
 
@@ -32,6 +33,7 @@ WORST = 12  # tensors considered at a time
 ACCEPTABLE = {Prefer.ACCURACY: 0.01, Prefer.SPEED: 0.03}  # of an output's variance that rounding activations may cost
 # 20 dB: below 15 dB on real inputs a result is not worth shipping; real inputs show 3.5 dB more error than synthesized
 # ones (shared findings: a factor of 0.67), and weights take the rest. 15 dB for who prefers speed.
+FLOAT_OVER_INTEGER = 4  # a float is four bytes
 ROUND = 0.25  # of the damage is left by one round of removals, at least, before the error is measured again
 
 
@@ -60,6 +62,7 @@ def choose_precision(
     kept_float: Mapping[str, str],
     few: int = FEW_WEIGHTS,
     floor: Floor | None = None,
+    convention: Convention = ONNXRUNTIME,
 ) -> Placement:
     """The placement with the least damage within the time and size allowed for float nodes.
 
@@ -70,14 +73,14 @@ def choose_precision(
     weights as may be float in the smallest network too.
     """
     weights = sum(_weight_size(node, graph) for node in graph.nodes)
-    state = _evaluate(graph, damage, elements, kept_float)
+    state = _evaluate(graph, damage, elements, kept_float, convention)
     limit, whole = state.cost * (1 + SLACK), max(state.damage, 1e-30)
     room = state.float_weights + max(FLOAT_WEIGHTS * weights, min(few, weights / 4))
-    greedy = _Removals(graph, damage, elements, whole)
+    greedy = _Removals(graph, damage, elements, whole, convention)
     state = greedy.remove(state, lambda trial: trial.cost <= limit and trial.float_weights <= room)
     if floor is None:
         return state.placement
-    slowest = max(integer_cost(graph, place(graph, _every_node(graph)), elements), state.cost)
+    slowest = max(integer_cost(graph, place(graph, _every_node(graph)), elements, convention), state.cost)
     while (error := floor.measure(state.placement)) > floor.acceptable:
         goal = state.damage * max(floor.acceptable / error, ROUND)
         further = greedy.remove(state, lambda trial: trial.cost <= slowest, goal)
@@ -95,15 +98,16 @@ class _Removals:
     damage: Mapping[str, float]
     elements: Mapping[str, int]
     whole: float
+    convention: Convention
 
     def remove(self, state: _State, allowed: Callable[[_State], bool], goal: float = 0.0) -> _State:
         """The state after removals that are allowed, until the damage is at most ``goal`` or none helps."""
         while state.damage > goal:
             best: _State | None = None
-            for tensor in _worst_tensors(self.graph, state.placement, self.damage):
+            for tensor in _worst_tensors(self.graph, state.placement, self.damage, self.convention):
                 share = self.damage[tensor] / self.whole
                 kept = state.placement.asked_float | _around(tensor, self.graph, state.placement, share)
-                trial = _evaluate(self.graph, self.damage, self.elements, kept)
+                trial = _evaluate(self.graph, self.damage, self.elements, kept, self.convention)
                 gain = state.damage - trial.damage
                 if gain < LEAST_GAIN * (state.damage if goal else self.whole) or not allowed(trial):
                     continue
@@ -132,20 +136,32 @@ def _worth(before: _State, after: _State) -> tuple[bool, float]:
 
 
 def _evaluate(
-    graph: Graph, damage: Mapping[str, float], elements: Mapping[str, int], kept_float: Mapping[str, str]
+    graph: Graph,
+    damage: Mapping[str, float],
+    elements: Mapping[str, int],
+    kept_float: Mapping[str, str],
+    convention: Convention,
 ) -> _State:
-    placement = place(graph, kept_float)
-    rounded = quantized_tensors(graph, placement.nodes)
+    placement = place(graph, kept_float, convention)
+    rounded = quantized_tensors(graph, placement.nodes, convention)
     harm = sum(damage.get(tensor, 0.0) for tensor in sorted(set(rounded.values())))
-    cost = integer_cost(graph, placement, elements)
+    cost = integer_cost(graph, placement, elements, convention)
     float_weights = sum(_weight_size(node, graph) for node in graph.nodes if node.name not in placement.nodes)
     return _State(placement, harm, cost, float_weights)
 
 
-def integer_cost(graph: Graph, placement: Placement, elements: Mapping[str, int]) -> float:
-    """Microseconds, roughly, of one sample: all kernels, and all crossings between float and integers."""
+def integer_cost(
+    graph: Graph, placement: Placement, elements: Mapping[str, int], convention: Convention = ONNXRUNTIME
+) -> float:
+    """Microseconds, roughly, of one sample: all kernels, and all crossings between float and integers.
+
+    Of runtimes that nobody timed, multiply-adds: those in float count as many times as bytes fit into a float.
+    """
+    if not convention.onnxruntime:
+        work = ((node.name in placement.nodes, multiply_adds(node, graph, elements)) for node in graph.nodes)
+        return sum(count * (1 if integer else FLOAT_OVER_INTEGER) for integer, count in work)
     cost = sum(node_cost(node, graph, elements, node.name in placement.nodes) for node in graph.nodes)
-    for tensor in quantized_tensors(graph, placement.nodes):
+    for tensor in quantized_tensors(graph, placement.nodes, convention):
         producer = graph.producer(tensor)
         if producer is None or producer.name not in placement.nodes:
             cost += crossing_cost(tensor, graph, elements, inwards=True)
@@ -154,8 +170,10 @@ def integer_cost(graph: Graph, placement: Placement, elements: Mapping[str, int]
     return cost
 
 
-def _worst_tensors(graph: Graph, placement: Placement, damage: Mapping[str, float]) -> list[str]:
-    rounded = set(quantized_tensors(graph, placement.nodes).values())
+def _worst_tensors(
+    graph: Graph, placement: Placement, damage: Mapping[str, float], convention: Convention
+) -> list[str]:
+    rounded = set(quantized_tensors(graph, placement.nodes, convention).values())
     return sorted(rounded, key=lambda tensor: (-damage.get(tensor, 0.0), tensor))[:WORST]
 
 

@@ -25,11 +25,11 @@ from converter.options import Options, Precision, Step
 from converter.quantization.dynamic_nodes import cannot_be_dynamic
 from converter.quantization.integer_weights import weight_slots
 from converter.quantization.placement import candidates, place
-from converter.quantization.qdq_writer import FLOAT_OUTPUT
 from converter.quantization.running import find_problem
 from converter.quantization.smoothing import smooth
 from converter.quantization.treatments import Treatment, treat, uniform
 from converter.reconstruction import reconstruct
+from converter.targets import ONNXRUNTIME, Convention
 
 __all__ = ["Mix", "Mixed", "plan_mix", "weights_alone", "write_mix"]
 
@@ -59,9 +59,9 @@ class Mixed:
     steps: tuple[StepTaken, ...] = ()
 
 
-def weights_alone(task: Task) -> Mix:
+def weights_alone(task: Task, convention: Convention = ONNXRUNTIME) -> Mix:
     """The mix that rounds no activation at all."""
-    wanted = uniform(task.graph, Treatment.WEIGHTS)
+    wanted = uniform(task.graph, Treatment.WEIGHTS) if convention.stored_weights else {}
     return Mix(task, {name: each for name, each in wanted.items() if name not in task.excluded})
 
 
@@ -69,16 +69,17 @@ def plan_mix(task: Task, calibration: Iterable[Feeds], options: Options) -> Mix:
     """The mix for 8 bits; other precisions fix the bits of every range themselves and get none."""
     if options.precision is not Precision.INT8:
         return Mix(task)
-    graph, attempts = task.graph, Attempts()
-    static = place(graph, task.excluded).nodes
+    graph, attempts, convention = task.graph, Attempts(), options.convention
+    static = place(graph, task.excluded, convention).nodes
     able = candidates(graph)
     treatments: dict[str, Treatment] = {}
     for node in graph.nodes:
         if node.name in task.excluded:
             continue
-        if node.name in static and _fed_in_float(node, graph, static) and not cannot_be_dynamic(node, graph):
+        fed_in_float = node.name in static and _fed_in_float(node, graph, static, convention)
+        if fed_in_float and convention.ranges_at_run_time and not cannot_be_dynamic(node, graph):
             treatments[node.name] = Treatment.DYNAMIC
-        elif node.name not in able and weight_slots(node, graph):
+        elif node.name not in able and convention.stored_weights and weight_slots(node, graph):
             treatments[node.name] = Treatment.WEIGHTS
     dynamic = [name for name, each in treatments.items() if each is Treatment.DYNAMIC]
     steps: list[StepTaken] = []
@@ -97,10 +98,10 @@ def plan_mix(task: Task, calibration: Iterable[Feeds], options: Options) -> Mix:
     return Mix(task, treatments, (*steps, *(each.as_step() for each in attempts.left_out)))
 
 
-def _fed_in_float(node: NodeProto, graph: Graph, static: frozenset[str]) -> bool:
+def _fed_in_float(node: NodeProto, graph: Graph, static: frozenset[str], convention: Convention) -> bool:
     """Whether no integer kernel makes what the node multiplies."""
     producer = graph.producer(node.input[0])
-    return producer is None or producer.name not in static or producer.op_type in FLOAT_OUTPUT
+    return producer is None or producer.name not in static or producer.op_type in convention.float_results
 
 
 def write_mix(model: ModelProto, mix: Mix, feeds: Feeds) -> Mixed:

@@ -14,7 +14,7 @@ from onnx import NodeProto
 
 from converter.families import PASSING, RECTIFIERS, WEIGHTED
 from converter.graph import Graph, attribute, captures, weight_of
-from converter.quantization.qdq_writer import FLOAT_OUTPUT
+from converter.targets import ONNXRUNTIME, Convention
 
 __all__ = [
     "Placement",
@@ -70,7 +70,7 @@ def _plain(node: NodeProto, graph: Graph) -> bool:
     return bias_constant
 
 
-def quantized_tensors(graph: Graph, nodes: frozenset[str]) -> dict[str, str]:
+def quantized_tensors(graph: Graph, nodes: frozenset[str], convention: Convention = ONNXRUNTIME) -> dict[str, str]:
     """Every activation that gets a QuantizeLinear when ``nodes`` run on integers, and the tensor whose range it shares.
 
     Relu and Clip after a convolution vanish into the range of their output, so the convolution's own output is no
@@ -89,7 +89,7 @@ def quantized_tensors(graph: Graph, nodes: frozenset[str]) -> dict[str, str]:
         for tensor in reads:
             if tensor and tensor not in graph.initializers and tensor not in merged:
                 found.setdefault(tensor, tensor)
-        if node.op_type in FLOAT_OUTPUT:
+        if node.op_type in convention.float_results:
             continue
         for tensor in node.output:
             if tensor and tensor not in merged:
@@ -108,31 +108,40 @@ def weighted_nodes(graph: Graph) -> tuple[NodeProto, ...]:
     return tuple(node for node in graph.nodes if node.op_type in WEIGHTED and _runs_on_integers(node, graph))
 
 
-def candidates(graph: Graph) -> frozenset[str]:
-    """The names of all nodes that have integer kernels."""
-    return frozenset(node.name for node in graph.nodes if _runs_on_integers(node, graph))
+def candidates(graph: Graph, convention: Convention = ONNXRUNTIME) -> frozenset[str]:
+    """The names of all nodes that have integer kernels and are to be told so."""
+    return frozenset(
+        node.name
+        for node in graph.nodes
+        if _runs_on_integers(node, graph) and (node.op_type in WEIGHTED or not convention.reads_only)
+    )
 
 
-def place(graph: Graph, kept_float: Mapping[str, str]) -> Placement:
+def place(graph: Graph, kept_float: Mapping[str, str], convention: Convention = ONNXRUNTIME) -> Placement:
     """The largest set of nodes without useless islands that leaves ``kept_float`` (node to reason) in float.
 
     A weighted node needs nothing. Any other node stays only while every tensor it reads is in integers already, written
     by an integer node or read by an integer layer, and some integer node reads what it writes: the fixed point of
     removing those that fail.
     """
-    chosen = {name for name in candidates(graph) if name not in kept_float}
+    chosen = {name for name in candidates(graph, convention) if name not in kept_float}
     dropped = dict(kept_float)
     changed = True
     while changed:
         changed = False
         for node in graph.nodes:
-            if node.name in chosen and node.op_type not in WEIGHTED and (reason := _island(node, graph, chosen)):
+            if (
+                node.name in chosen
+                and node.op_type not in WEIGHTED
+                and (reason := _island(node, graph, chosen, convention))
+            ):
                 chosen.remove(node.name)
                 dropped.setdefault(node.name, reason)
                 changed = True
     nodes = frozenset(chosen)
     islands = frozenset(dropped.keys() - kept_float.keys())
-    return Placement(nodes, dropped, frozenset(quantized_tensors(graph, nodes).values()), islands)
+    rounded = frozenset(quantized_tensors(graph, nodes, convention).values())
+    return Placement(nodes, dropped, rounded, islands)
 
 
 def _read_by_layer(tensor: str, graph: Graph, chosen: set[str]) -> bool:
@@ -142,7 +151,7 @@ def _read_by_layer(tensor: str, graph: Graph, chosen: set[str]) -> bool:
     )
 
 
-def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:
+def _island(node: NodeProto, graph: Graph, chosen: set[str], convention: Convention) -> str | None:
     """Why this node would be an island, or None."""
     data = [node.input[0]] if node.op_type in PASSING | RECTIFIERS | {"Resize"} else list(node.input)
     for tensor in data:
@@ -151,7 +160,7 @@ def _island(node: NodeProto, graph: Graph, chosen: set[str]) -> str | None:
                 return "adds or multiplies a constant, which costs a rounding and saves nothing"
             continue
         producer = graph.producer(tensor)
-        written = producer is not None and producer.name in chosen and producer.op_type not in FLOAT_OUTPUT
+        written = producer is not None and producer.name in chosen and producer.op_type not in convention.float_results
         if not written and not _read_by_layer(tensor, graph, chosen):
             return "reads a float tensor"
     if node.op_type in RECTIFIERS:

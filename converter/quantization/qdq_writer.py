@@ -27,8 +27,8 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_ten
 from converter.errors import VerificationFailed
 from converter.families import RECTIFIERS
 from converter.graph import Graph, in_order
-from converter.options import Target
 from converter.quantization.product_biases import keep_products_on_integers
+from converter.targets import ONNXRUNTIME, SYMMETRIC, Convention
 
 __all__ = [
     "Plan",
@@ -44,10 +44,6 @@ CODES, STORED = "_QuantizeLinear_Output", "_quantized"
 ROUNDED, DEQUANTIZED = "_QuantizeLinear_Input", "_DequantizeLinear_Output"
 SHORT = {CODES: ":q", ROUNDED: ":in", DEQUANTIZED: ":dq", "_zero_point": ":z", "_scale": ":s", STORED: ":c"}
 # what onnxruntime appends to names, and what stands in the file instead: in small ones names are a tenth
-FLOAT_OUTPUT = (
-    "MatMul",
-    "Gemm",
-)  # onnxruntime has kernels from integers to float for these: no rounding of their outputs
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,14 @@ class Range:
     low: float
     high: float
     method: str
-    levels: int = 256  # codes: 16 at 4 bits
+    levels: int = 256  # codes: 16 at 4 bits, SYMMETRIC where zero is to be the middle one
 
     def widened(self) -> Range:
-        """The same range with zero in it and a width above zero, as an affine grid needs."""
+        """The same range as a grid needs it: zero in it, in the middle if it must be, and a width above zero."""
         low, high = min(self.low, 0.0), max(self.high, 0.0)
+        if self.levels == SYMMETRIC:
+            high = max(-low, high, 1e-8)
+            low = -high
         return replace(self, low=low, high=high if high - low > 1e-8 else low + 1e-8)
 
     def scaled(self, factor: float) -> Range:
@@ -85,7 +84,7 @@ class Plan:
     nodes: frozenset[str]
     ranges: Mapping[str, Range]
     weights: Mapping[str, WeightGrid] = field(default_factory=dict)
-    target: Target = Target.X64
+    convention: Convention = ONNXRUNTIME
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None
 
     Raises VerificationFailed when a tensor that needs a range has none.
     """
-    eight_bit = QuantType.QInt8 if plan.target is Target.ARM64 else QuantType.QUInt8
+    convention = plan.convention
+    eight_bit = QuantType.QInt8 if convention.activations == "S8" else QuantType.QUInt8
     overrides: dict[str, list[dict[str, object]]] = {
         name: [
             {
@@ -147,14 +147,17 @@ def quantize(model: ModelProto, plan: Plan, reader: CalibrationDataReader | None
                 calibrate_method=CalibrationMethod.MinMax,
                 extra_options={
                     "TensorQuantOverrides": overrides,
-                    "OpTypesToExcludeOutputQuantization": list(FLOAT_OUTPUT),
+                    "OpTypesToExcludeOutputQuantization": sorted(convention.float_results),
+                    "ActivationSymmetric": convention.symmetric,
+                    "QuantizeBias": not convention.float_bias,
                 },
                 calibration_cache_path=cache,
             )
         except ValueError as problem:
             raise VerificationFailed(f"onnxruntime's quantizer refused the plan: {problem}") from problem
         quantized = onnx.load(target)
-    return keep_products_on_integers(_tidied(quantized, model), model)
+    tidy = _tidied(quantized, model)
+    return keep_products_on_integers(tidy, model) if convention.onnxruntime else tidy
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from converter.findings import KeptFloat, Quantization, StepTaken
 from converter.inputs.plans import InputKind, InputPlan, picture_bounds
 from converter.inputs.sizes import affordable
 from converter.inputs.task import Task
-from converter.options import RANGELESS, Method, Options, Precision, Target
+from converter.options import RANGELESS, Method, Options, Precision
 from converter.progress import Reporter, Stage
 from converter.quantization.calibration import SampleReader
 from converter.quantization.closed_loop import ClosedLoop, run_closed_loop
@@ -72,7 +72,7 @@ def make_integers(
     loop = run_closed_loop(task.model, written.model, task.graph, task.plans, samples.held_out)
     if loop is not None and loop.sqnr_db < LEAST_IN_LOOP:
         kept = {**_every_layer(task, loop), **task.excluded}
-        written = _write(weights_alone(task), samples, options, reporter, kept)
+        written = _write(weights_alone(task, options.convention), samples, options, reporter, kept)
     optimized = written.optimized
     if loop is not None:
         optimized = replace(optimized, steps=[*optimized.steps, _loop_tried(loop)])
@@ -187,7 +187,7 @@ def _decisions(task: Task, optimized: Optimized, treated: Mapping[str, Treatment
     nodes = {node.name: node for node in task.graph.nodes}
     quantized = optimized.placement.nodes | treated.keys()
     reasons = {name: why for name, why in optimized.placement.kept_float.items() if name not in treated}
-    able = candidates(task.graph)
+    able = candidates(task.graph, options.convention)
     weighted = [
         node for node in task.graph.nodes if node.op_type in ("ConvTranspose", "LSTM", "GRU", "RNN", "If", "Loop")
     ]
@@ -204,7 +204,7 @@ def _decisions(task: Task, optimized: Optimized, treated: Mapping[str, Treatment
         precision=str(options.precision),
         target=str(options.target),
         weight_type=optimized.widths.weight_type,
-        activation_type="U4, U8" if coarse else "S8" if options.target is Target.ARM64 else "U8",
+        activation_type="U4, U8" if coarse else options.convention.activations,
         steps=tuple(optimized.steps),
         nodes_quantized=len(quantized),
         nodes_float=len(nodes) - len(quantized),

@@ -41,6 +41,7 @@ from converter.normalization import Normalized
 from converter.options import Options
 from converter.provenance import digest
 from converter.quantization.stage import Integers
+from converter.quantization.target_forms import target_forms
 from converter.report import Report
 from converter.report.command import command_line
 from converter.report.examples import make_examples
@@ -105,7 +106,9 @@ def assemble_report(
         environment=_environment(facts, options),
         inputs=tuple(_input(plan, facts, measured) for plan in task.plans),
         synthesis=_synthesis(task, samples, options),
-        quantization=integers.decisions,
+        quantization=integers.decisions.model_copy(
+            update={"targets": target_forms(task.graph, task.excluded, options.target, options.precision)}
+        ),
         fidelity=measured.fidelity,
         predicted=measured.predicted,
         validation=measured.validation,
@@ -117,7 +120,7 @@ def assemble_report(
         timings=Timings(
             stages=dict(facts.stages), total_seconds=sum(facts.stages.values()), peak_memory_bytes=_peak_memory()
         ),
-        warnings=tuple(_cautions(task, integers, measured)),
+        warnings=tuple(_cautions(task, integers, measured, options)),
     )
 
 
@@ -310,8 +313,16 @@ def _undecided(plan: InputPlan, measured: Measured) -> list[Caution]:
     return [Caution(kind="preprocessing-undecided", message=message, place=plan.name)]
 
 
-def _cautions(task: Task, integers: Integers, measured: Measured) -> list[Caution]:
+def _cautions(task: Task, integers: Integers, measured: Measured, options: Options) -> list[Caution]:
     cautions = [*measured.left_out]
+    if not options.convention.onnxruntime:
+        cautions.append(
+            Caution(
+                kind="other-runtime",
+                message=f"The file is for {options.convention.runs}. Its figures are what onnxruntime computes of it; "
+                "times and kernels were not measured, for they would be onnxruntime's.",
+            )
+        )
     if measured.latency is not None and measured.latency.slower:
         cautions.append(Caution(kind="slower", message="On this processor the INT8 model is slower than FP32."))
     if not integers.decisions.nodes_quantized:

@@ -38,7 +38,7 @@ __all__ = [
     "Report",
 ]
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 
 
 def _plain(value: Any) -> Any:
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 class Report(Section):
     """Everything known of one conversion."""
 
-    schema_version: Literal["2.0"] = "2.0"
+    schema_version: Literal["2.1"] = "2.1"
     verdict: Verdict
     model: Model
     options: Annotated[dict[str, JsonValue], BeforeValidator(_plain)]

@@ -20,6 +20,7 @@ from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range, WeightGrid, quantize, quantized_activations, weight_values
 from converter.quantization.rounding import max_scale, nearest
 from converter.sessions import open_session
+from converter.targets import CONVENTIONS
 from tests.networks import NETWORKS, Prepared, clipped, difference, prepare, residual, run
 
 
@@ -65,7 +66,7 @@ def test_types_of_activations_and_weights_by_target() -> None:
     given = prepare(residual())
     plan = plan_of(given)
     for target, wanted in ((Target.X64_VNNI, TensorProto.UINT8), (Target.ARM64, TensorProto.INT8)):
-        made = quantize(given.model, replace(plan, target=target), None)
+        made = quantize(given.model, replace(plan, convention=CONVENTIONS[target]), None)
         graph = Graph(made)
         zeros = {node.input[2] for node in made.graph.node if node.op_type == "QuantizeLinear"}
         assert {graph.initializers.element_type(name) for name in zeros} == {wanted}
