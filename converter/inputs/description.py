@@ -178,7 +178,10 @@ def _excitement(graph: Graph, network: Reconstruction, trial: tuple[InputPlan, .
 
 
 def _with_window(plan: InputPlan, length: int) -> InputPlan:
-    return replace(plan, shape=(*plan.shape[:-1], length)) if plan.kind is InputKind.SIGNAL and plan.free_size else plan
+    if plan.kind is not InputKind.SIGNAL or not plan.free_size:
+        return plan
+    axis = plan.time_axis
+    return replace(plan, shape=(*plan.shape[:axis], length, *plan.shape[axis + 1 :]))
 
 
 def _logits(graph: Graph, classes: ClassOutput | None) -> str | None:

@@ -119,17 +119,26 @@ def _real(plan: InputPlan, count: int, generator: np.random.Generator, other: bo
         case InputKind.MAP:
             return room.draw_maps(count, shape, generator, channels_last=plan.channels_last)
         case InputKind.SIGNAL:
-            if plan.is_sound:
-                return room.draw_sounds(count, shape, SAMPLING_RATE, generator)
-            if plan.scaling.standardized:  # of sound or of another sensor, nobody knows: in turns
-                sounds = room.draw_sounds(count, shape, SAMPLING_RATE, generator)
-                sounds[1::2] = room.draw_signals(count, shape, generator)[1::2]
-                return standardized(sounds)
-            return room.draw_signals(count, shape, generator)
+            return _signals(plan, count, generator, room)
     if plan.side is not None:
         pictures = room.draw_pictures(count, 1, plan.side, plan.side, generator)
         return np.asarray((pictures - priors.PICTURE_MEAN) / priors.PICTURE_DEVIATION, np.float32).reshape(count, -1)
     return room.draw_features(count, shape, generator)
+
+
+def _signals(plan: InputPlan, count: int, generator: np.random.Generator, room: Prior) -> Array:
+    """Recordings along the last axis, moved to where the input has its time."""
+    axis = plan.time_axis
+    shape = (*plan.shape[:axis], *plan.shape[axis + 1 :], plan.shape[axis])
+    if plan.is_sound:
+        signals = room.draw_sounds(count, shape, SAMPLING_RATE, generator)
+    elif plan.scaling.standardized:  # of sound or of another sensor, nobody knows: in turns
+        signals = room.draw_sounds(count, shape, SAMPLING_RATE, generator)
+        signals[1::2] = room.draw_signals(count, shape, generator)[1::2]
+        signals = standardized(signals)
+    else:
+        signals = room.draw_signals(count, shape, generator)
+    return np.ascontiguousarray(np.moveaxis(signals, -1, 1 + axis))
 
 
 def _films(plan: InputPlan, count: int, generator: np.random.Generator, room: Prior) -> Array:

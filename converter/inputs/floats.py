@@ -11,7 +11,7 @@ from converter.inputs.dataflow import Use, stored
 from converter.inputs.evidence import Evidence, Finding, symbolic
 from converter.inputs.integers import find_mask, find_step
 from converter.inputs.naming import Hint
-from converter.inputs.plans import SOUND, InputKind, Scaling
+from converter.inputs.plans import FEW_CHANNELS, SOUND, InputKind, Scaling
 
 __all__ = ["recognize_floats"]
 
@@ -19,7 +19,6 @@ COLOURS = (1, 3)  # channels of a picture; four are latents more often than colo
 SMALL = 4  # numbers a sample, at most, that only say how large or how much
 LONG = 400  # numbers on the last axis from which a waveform is more likely than features, where nothing else tells
 WIDE = 192  # features of each step from which these are another network's: the narrowest encoders in use
-SENSORS = 12  # channels of one recording at most: an electrocardiogram has 12, a stereo recording 2
 FLAT_SIDE = 8  # of the smallest flattened picture: scikit-learn's digits
 ALIKE = 0.25  # correlation of first-layer weights of neighbouring pixels, from which the features are a picture's
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "STFT", "DFT", "Einsum")
@@ -124,9 +123,18 @@ def _convolved(evidence: Evidence, layer: Use) -> Finding | None:
         return Finding(found.kind, f"{found.reason}, without a batch axis", found.channels_last, batched=False)
     if rank == 4:
         return _planes(evidence, None, False) if _by_shape(evidence) is None else None
+    if _is_line(evidence.shape):
+        words = "a convolution over two axes reads a single long one: a recording"
+        return Finding(InputKind.SIGNAL, words)
     if rank == 3:
         return _spectrum(evidence, "a convolution over two axes reads it as a plane: a spectrogram or a table")
     return None
+
+
+def _is_line(shape: Shape) -> bool:
+    """Whether samples are one long row of numbers, whatever axes of one stand beside it."""
+    long = [size for size in shape[1:] if size != 1]
+    return len(long) == 1 and (symbolic(long[0]) or (isinstance(long[0], int) and long[0] >= LONG))
 
 
 def _own(evidence: Evidence, axis: int, channels: int) -> int:
@@ -162,7 +170,7 @@ def _waves(evidence: Evidence, channels: int, axes: tuple[int | None, ...] | Non
     """By a convolution over one axis: one channel or a few are recordings, more are spectra or features."""
     shape = evidence.shape
     alone = channels == 1 or (axes is not None and axes[1] is None)
-    if alone or (channels <= SENSORS and Hint.SPECTRUM not in evidence.hints):
+    if alone or (channels <= FEW_CHANNELS and Hint.SPECTRUM not in evidence.hints):
         return Finding(InputKind.SIGNAL, f"a convolution over one axis reads its {channels} channels: a recording")
     if len(shape) == 3 and channels >= WIDE and Hint.SPECTRUM not in evidence.hints:
         return Finding(InputKind.EMBEDDINGS, f"a convolution over one axis reads {channels} features of each step")
@@ -269,8 +277,10 @@ def _by_shape(evidence: Evidence) -> Finding | None:
         last = shape[-1]
         if symbolic(last) or (isinstance(last, int) and last >= LONG and rank == 2):
             return Finding(InputKind.SIGNAL, f"{words}, long on its last axis, it is a recording")
-        if rank == 3 and isinstance(last, int) and last >= LONG and shape[1] in range(1, SENSORS + 1):
+        if rank == 3 and isinstance(last, int) and last >= LONG and shape[1] in range(1, FEW_CHANNELS + 1):
             return Finding(InputKind.SIGNAL, f"{words}, long on its last axis, it is a recording")
+        if rank == 3 and isinstance(shape[1], int) and shape[1] >= LONG and last in range(1, FEW_CHANNELS + 1):
+            return Finding(InputKind.SIGNAL, f"{words}, long on its middle axis, it is a recording")
         if rank == 3 and isinstance(last, int) and last >= LONG:
             return Finding(InputKind.EMBEDDINGS, f"{words}, {last} numbers for each of many steps")
     return Finding(InputKind.FEATURES, words)

@@ -255,7 +255,11 @@ def relate(plans: tuple[InputPlan, ...]) -> tuple[InputPlan, ...]:
     steps = [plan for plan in plans if plan.kind in (InputKind.TOKENS, InputKind.EMBEDDINGS, InputKind.SPECTRUM)]
     steps += [plan for plan in plans if plan.kind in (InputKind.FEATURES, InputKind.SIGNAL)]
     longest = next(
-        (max(plan.shape[:2]) if plan.kind is not InputKind.SIGNAL else plan.shape[-1] for plan in steps if plan.shape),
+        (
+            max(plan.shape[:2]) if plan.kind is not InputKind.SIGNAL else plan.shape[plan.time_axis]
+            for plan in steps
+            if plan.shape
+        ),
         1,
     )
     seen = next((plan for plan in plans if plan.kind is InputKind.PICTURE and len(plan.shape) == 3), None)

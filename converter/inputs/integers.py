@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,13 @@ from converter.inputs.evidence import Evidence, Finding, is_one, symbolic
 from converter.inputs.naming import Hint
 from converter.inputs.plans import InputKind
 
-__all__ = ["find_mask", "find_step", "recognize_integers"]
+__all__ = ["find_index", "find_mask", "find_step", "recognize_integers"]
 
 FEW_TYPES = 8  # rows of a table that tells segments apart; BERT has 2, others up to 4
 FORBIDDING = 100.0  # magnitude from which a factor of a mask forbids: exp(-100) is nothing in float32
 STEPS = 1000  # of a diffusion process: DDPM (Ho et al. 2020) and nearly all that came after it
-COMPARING = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")
+ORDERING = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual")
+COMPARING = ("Equal", *ORDERING)
 SAMPLING_RATE = 16_000  # of nearly all networks that hear speech
 MANY_BOXES = 100  # that a detector may find: COCO's evaluation counts so many
 SPECIAL = {  # vocabulary: begin, end and padding, as their publishers' tokenizers number them
@@ -53,6 +55,12 @@ def recognize_integers(evidence: Evidence) -> Finding | None:
     return _number(evidence) if len(evidence.shape) <= 1 or is_one(evidence.shape) else None
 
 
+def find_index(evidence: Evidence) -> Finding | None:
+    """Rows of a table, if the graph makes whole numbers of the input's reals and looks them up, as Keras exports do."""
+    cast = [each for each in _tables(evidence) if "Cast" in each[0].passed]
+    return _index(evidence, cast) if cast else None
+
+
 def _bytes(evidence: Evidence) -> Finding | None:
     shape = evidence.shape
     if evidence.value.dtype == "uint8":
@@ -83,7 +91,16 @@ def _tables(evidence: Evidence) -> list[tuple[Use, int]]:
             depth = stored(graph, node.input[1])
             if depth is not None:
                 found.append((use, int(depth.reshape(-1)[0])))
+        elif use.operator == "Equal" and (count := _classes(stored(graph, node.input[1 - use.place]))) is not None:
+            found.append((use, count))
     return found
+
+
+def _classes(compared: NDArray[Any] | None) -> int | None:
+    """How many classes a comparison with 0, 1, 2, ... on the last axis tells apart, which is a one-hot code."""
+    if compared is None or compared.size < 2 or compared.shape[-1] != compared.size:
+        return None
+    return compared.size if np.array_equal(compared.reshape(-1), np.arange(compared.size)) else None
 
 
 def _rows(node: NodeProto, graph: Graph) -> int | None:
@@ -159,6 +176,8 @@ def find_mask(evidence: Evidence) -> Finding | None:
         return Finding(InputKind.MASK, "it holds yes and no", value=1.0)
     whole = not evidence.value.dtype.startswith("float")
     for use in evidence.uses:
+        if not set(ORDERING).isdisjoint(use.passed):
+            continue  # what is compared with places is a length, though the result is a mask
         other = (
             stored(graph, use.node.input[1 - use.place]) if len(use.node.input) == 2 and use.place in (0, 1) else None
         )

@@ -24,6 +24,7 @@ __all__ = [
     "BYTES",
     "COLOURED",
     "CONVENTIONAL",
+    "FEW_CHANNELS",
     "SOUND",
     "SURE",
     "Feeds",
@@ -125,6 +126,7 @@ SHARED = frozenset(  # what may be the same for all samples of a batch
 )
 BYTES = Scaling("bytes from 0 to 255", (255.0,), (0.0,))
 LOUDEST = 0.35  # deviation of a signal that just fits into -1..1
+FEW_CHANNELS = 12  # of one recording at most: an electrocardiogram has 12, a stereo recording 2
 CREDIBLE = 0.9  # of the probability lies on the preprocessings that stay open: the level of every predicted interval
 SURE = 0.99  # probability from which a preprocessing is taken for settled, like ones counted together
 ALIKE = 0.1  # of the scale, by which scales and offsets may differ and still be one preprocessing to an integer grid
@@ -181,11 +183,20 @@ class InputPlan:
     @property
     def channel_axis(self) -> int:
         """The axis of one sample that holds channels, or columns of features."""
+        if self.kind is InputKind.SIGNAL and len(self.shape) == 2:
+            return 1 - self.time_axis
         if self.channels_last or (len(self.shape) != 3 and self.kind is not InputKind.VIDEO):
             return len(self.shape) - 1
         if self.kind is InputKind.VIDEO and self.shape[0] != 3 and self.shape[1] == 3:
             return 1  # frames first
         return 0
+
+    @property
+    def time_axis(self) -> int:
+        """The axis of one sample along which a signal goes: the last, or the one before a few channels."""
+        shape = self.shape
+        last = len(shape) - 1
+        return last - 1 if len(shape) >= 2 and shape[-1] <= FEW_CHANNELS and shape[-2] > shape[-1] else last
 
     @property
     def is_sound(self) -> bool:

@@ -12,7 +12,7 @@ from converter.errors import InvalidOption, UnsupportedModel
 from converter.graph import Graph, Shape, Value, attribute
 from converter.inputs.evidence import Evidence, Finding, is_one, symbolic
 from converter.inputs.floats import recognize_floats
-from converter.inputs.integers import recognize_integers
+from converter.inputs.integers import find_index, recognize_integers
 from converter.inputs.naming import Hint, hints
 from converter.inputs.plans import ADJUSTABLE, BYTES, SHARED, InputKind, InputPlan
 from converter.inputs.returning import find_state
@@ -71,7 +71,7 @@ def _recognize(evidence: Evidence) -> Finding | None:
     if state is not None:
         return state
     if evidence.value.dtype.startswith(("float", "double", "bfloat")):
-        return recognize_floats(evidence)
+        return find_index(evidence) or recognize_floats(evidence)
     return recognize_integers(evidence)
 
 

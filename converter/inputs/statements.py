@@ -7,7 +7,7 @@ from dataclasses import replace
 from converter.errors import InvalidOption
 from converter.graph import Value
 from converter.inputs.evidence import Evidence, Finding
-from converter.inputs.integers import recognize_integers
+from converter.inputs.integers import find_index, recognize_integers
 from converter.inputs.plans import ADJUSTABLE, SOUND, InputKind, InputPlan, Scaling
 from converter.inputs.returning import returning_outputs
 from converter.specifications import InputSpec, Layout, StatedKind
@@ -104,7 +104,7 @@ def _stated_kind(evidence: Evidence, spec: InputSpec) -> InputKind | None:
 
 def _recognized_tokens(evidence: Evidence) -> tuple[int, int] | None:
     """The tokens that the graph's own tables have room for; None where it has none."""
-    found = recognize_integers(evidence)
+    found = find_index(evidence) or recognize_integers(evidence)
     return found.tokens if found is not None and found.kind is InputKind.TOKENS else None
 
 

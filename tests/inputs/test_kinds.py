@@ -14,7 +14,10 @@ from converter.inputs.plans import InputPlan, assemble
 from converter.inputs.recognition import describe_inputs
 from converter.sessions import open_session
 from converter.specifications import InputSpec
-from tests.inputs.kind_models import MODELS
+from tests.inputs.keras_models import KERAS
+from tests.inputs.kind_models import MODELS as KINDS
+
+MODELS = KINDS | KERAS
 
 
 def plans_of(model: ModelProto, **specs: str) -> dict[str, InputPlan]:
@@ -76,6 +79,26 @@ def test_a_mask_that_forbids_is_false_where_there_is_something() -> None:
     assert not padding[0].any()
     assert padding[1, -1]
     assert not padding[1, 0]
+
+
+def test_recordings_run_along_their_own_axis() -> None:
+    """Neighbours in time are alike, channels of one moment are not."""
+    for name in ("recording_of_one_channel", "recording_of_many_channels"):
+        signals = drawn(name)["x"]
+        steps, whole = np.diff(signals, axis=1), signals - signals.mean(1, keepdims=True)
+        assert float(np.square(steps).mean()) < float(np.square(whole).mean())
+    leads = drawn("recording_of_many_channels")["x"][0]
+    apart = np.corrcoef(leads.T)[~np.eye(12, dtype=bool)]
+    assert np.abs(apart).mean() < 0.5
+
+
+def test_indices_held_as_floats_are_whole_and_stated_as_tokens() -> None:
+    ids = drawn("tokens_as_floats")["ids"]
+    assert ids.dtype == np.float32
+    assert np.array_equal(ids, np.rint(ids))
+    assert ids.min() >= 0
+    assert ids.max() <= 42
+    assert plans_of(MODELS["tokens_as_floats"]()[0], ids="tokens=0:20")["ids"].tokens == (0, 20)
 
 
 def test_lengths_are_those_of_the_sequence() -> None:

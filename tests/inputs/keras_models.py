@@ -1,0 +1,102 @@
+"""Small models as TensorFlow, Keras and JAX export them: channels last, indices as floats, tables as comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tests.inputs.kind_models import FLOAT, INT32, INT64, POOLED, Made, array, model, node
+
+__all__ = ["KERAS"]
+
+
+def tokens_as_floats() -> Made:
+    """An embedding over float32 indices, which Keras casts, with a mask made of them."""
+    nodes = [
+        node("Cast", "ids", "whole", to=INT32),
+        node("Gather", "table whole", "e"),
+        node("Equal", "ids zero", "empty"),
+        node("Not", "empty", "kept"),
+        node("Cast", "kept", "k", to=FLOAT),
+        node("Unsqueeze", "k last", "ku"),
+        node("Mul", "e ku", "m"),
+        node("MatMul", "m wl", "y"),
+    ]
+    stored = {"table": array(43, 16), "wl": array(16, 5)}
+    return model(nodes, {"ids": (["N", "length"], FLOAT)}, zero=0.0, last=[-1], **stored), {"ids": "tokens"}
+
+
+def one_hot_by_comparison() -> Made:
+    """jax.nn.one_hot: codes compared with 0, 1, 2, ... and a matrix product instead of a table."""
+    nodes = [
+        node("Unsqueeze", "codes last", "u"),
+        node("Equal", "u places", "same"),
+        node("Cast", "same", "f", to=FLOAT),
+        node("MatMul", "f w", "m"),
+        node("Relu", "m", "r"),
+        node("MatMul", "r wl", "y"),
+    ]
+    stored = {"w": array(257, 16), "wl": array(16, 5), "places": np.arange(257, dtype=np.int32).reshape(1, 1, -1)}
+    return model(nodes, {"codes": (["N", 64], INT32)}, last=[-1], **stored), {"codes": "tokens"}
+
+
+def one_hot() -> Made:
+    nodes = [node("OneHot", "codes depth values", "f"), node("MatMul", "f w", "y")]
+    stored = {"w": array(30, 5), "depth": np.array([30]), "values": np.array([0, 1], np.float32)}
+    return model(nodes, {"codes": (["N", 16], INT64)}, **stored), {"codes": "tokens"}
+
+
+def lengths_that_become_a_mask() -> Made:
+    """Lengths compared with places, the result cast to another type and to yes and no again."""
+    nodes = [
+        node("Gather", "table ids", "e"),
+        node("Shape", "ids", "shape"),
+        node("Gather", "shape one", "length"),
+        node("Range", "zero length one", "places"),
+        node("Unsqueeze", "lengths last", "ends"),
+        node("Less", "places ends", "inside"),
+        node("Cast", "inside", "f", to=INT32),
+        node("Cast", "f", "again", to=9),
+        node("Unsqueeze", "again last", "mask"),
+        node("Where", "mask e nothing", "kept"),
+        node("MatMul", "kept wl", "y"),
+    ]
+    inputs = {"ids": (["batch", "seq"], INT64), "lengths": (["batch"], INT64)}
+    stored = {"table": array(54, 16), "wl": array(16, 5)}
+    made = model(nodes, inputs, **stored, one=np.array(1), zero=np.array(0), last=[-1], nothing=0.0)
+    return made, {"ids": "tokens", "lengths": "lengths"}
+
+
+def recording_of_one_channel() -> Made:
+    """[N, samples, 1], made a plane of one row for a convolution over two axes, as TensorFlow does."""
+    nodes = [
+        node("Reshape", "x plane", "u"),
+        node("Conv", "u w", "c", strides=[1, 64]),
+        node("Relu", "c", "h"),
+        *POOLED,
+    ]
+    stored = {"plane": np.array([-1, 1, 1, 22050]), "w": array(8, 1, 1, 256), "wl": array(8, 5)}
+    return model(nodes, {"x": (["N", 22050, 1], FLOAT)}, **stored), {"x": "signal"}
+
+
+def recording_of_many_channels() -> Made:
+    """An electrocardiogram [N, time, leads]."""
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 2, 1]),
+        node("Conv", "t w", "c"),
+        node("Relu", "c", "h"),
+        node("GlobalAveragePool", "h", "p"),
+        node("Flatten", "p", "q"),
+        node("Gemm", "q wl", "y"),
+    ]
+    return model(nodes, {"x": (["N", 1000, 12], FLOAT)}, w=array(8, 12, 7), wl=array(8, 5)), {"x": "signal"}
+
+
+KERAS: dict[str, Callable[[], Made]] = {
+    each.__name__: each
+    for each in (
+        *(tokens_as_floats, one_hot_by_comparison, one_hot, lengths_that_become_a_mask),
+        *(recording_of_one_channel, recording_of_many_channels),
+    )
+}
