@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.inputs.kind_models import FLOAT, INT32, INT64, POOLED, Made, array, model, node
+from tests.inputs.kind_models import FLOAT, INT32, INT64, POOLED, Made, Stored, array, model, node
 
 __all__ = ["KERAS"]
 
@@ -23,8 +23,8 @@ def tokens_as_floats() -> Made:
         node("Mul", "e ku", "m"),
         node("MatMul", "m wl", "y"),
     ]
-    stored = {"table": array(43, 16), "wl": array(16, 5)}
-    return model(nodes, {"ids": (["N", "length"], FLOAT)}, zero=0.0, last=[-1], **stored), {"ids": "tokens"}
+    stored: dict[str, Stored] = {"table": array(43, 16), "wl": array(16, 5), "zero": 0.0, "last": [-1]}
+    return model(nodes, {"ids": (["N", "length"], FLOAT)}, constants=stored), {"ids": "tokens"}
 
 
 def one_hot_by_comparison() -> Made:
@@ -37,14 +37,15 @@ def one_hot_by_comparison() -> Made:
         node("Relu", "m", "r"),
         node("MatMul", "r wl", "y"),
     ]
-    stored = {"w": array(257, 16), "wl": array(16, 5), "places": np.arange(257, dtype=np.int32).reshape(1, 1, -1)}
-    return model(nodes, {"codes": (["N", 64], INT32)}, last=[-1], **stored), {"codes": "tokens"}
+    places = np.arange(257, dtype=np.int32).reshape(1, 1, -1)
+    stored: dict[str, Stored] = {"w": array(257, 16), "wl": array(16, 5), "places": places, "last": [-1]}
+    return model(nodes, {"codes": (["N", 64], INT32)}, constants=stored), {"codes": "tokens"}
 
 
 def one_hot() -> Made:
     nodes = [node("OneHot", "codes depth values", "f"), node("MatMul", "f w", "y")]
-    stored = {"w": array(30, 5), "depth": np.array([30]), "values": np.array([0, 1], np.float32)}
-    return model(nodes, {"codes": (["N", 16], INT64)}, **stored), {"codes": "tokens"}
+    stored: dict[str, Stored] = {"w": array(30, 5), "depth": np.array([30]), "values": np.array([0, 1], np.float32)}
+    return model(nodes, {"codes": (["N", 16], INT64)}, constants=stored), {"codes": "tokens"}
 
 
 def lengths_that_become_a_mask() -> Made:
@@ -63,8 +64,9 @@ def lengths_that_become_a_mask() -> Made:
         node("MatMul", "kept wl", "y"),
     ]
     inputs = {"ids": (["batch", "seq"], INT64), "lengths": (["batch"], INT64)}
-    stored = {"table": array(54, 16), "wl": array(16, 5)}
-    made = model(nodes, inputs, **stored, one=np.array(1), zero=np.array(0), last=[-1], nothing=0.0)
+    stored: dict[str, Stored] = {"table": array(54, 16), "wl": array(16, 5), "nothing": 0.0, "last": [-1]}
+    stored |= {"zero": np.array(0), "one": np.array(1)}
+    made = model(nodes, inputs, constants=stored)
     return made, {"ids": "tokens", "lengths": "lengths"}
 
 
@@ -76,8 +78,8 @@ def recording_of_one_channel() -> Made:
         node("Relu", "c", "h"),
         *POOLED,
     ]
-    stored = {"plane": np.array([-1, 1, 1, 22050]), "w": array(8, 1, 1, 256), "wl": array(8, 5)}
-    return model(nodes, {"x": (["N", 22050, 1], FLOAT)}, **stored), {"x": "signal"}
+    stored: dict[str, Stored] = {"plane": np.array([-1, 1, 1, 22050]), "w": array(8, 1, 1, 256), "wl": array(8, 5)}
+    return model(nodes, {"x": (["N", 22050, 1], FLOAT)}, constants=stored), {"x": "signal"}
 
 
 def recording_of_many_channels() -> Made:
@@ -90,7 +92,9 @@ def recording_of_many_channels() -> Made:
         node("Flatten", "p", "q"),
         node("Gemm", "q wl", "y"),
     ]
-    return model(nodes, {"x": (["N", 1000, 12], FLOAT)}, w=array(8, 12, 7), wl=array(8, 5)), {"x": "signal"}
+    return model(nodes, {"x": (["N", 1000, 12], FLOAT)}, constants={"w": array(8, 12, 7), "wl": array(8, 5)}), {
+        "x": "signal"
+    }
 
 
 KERAS: dict[str, Callable[[], Made]] = {
