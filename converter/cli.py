@@ -223,6 +223,15 @@ def compare(
 
 
 @app.command()
+def schema() -> int:
+    """Print the JSON schema of reports, with its version."""
+    from converter.report import Report
+
+    print(json.dumps(Report.json_schema(), indent=1))
+    return DONE
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where everything goes.")] = Path("zsq-demo"),
 ) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from converter.report import Report
 from service.intake import Again
 from service.options import ConversionOptions
 from service.problems import Problem
@@ -50,7 +51,8 @@ def complete(app: FastAPI, secured: bool) -> None:
         if app.openapi_schema is None:
             document = framework()
             _, extra = models_json_schema(
-                [(model, "validation") for model in EXTRA], ref_template="#/components/schemas/{model}"
+                [*((model, "validation") for model in EXTRA), (Report, "serialization")],
+                ref_template="#/components/schemas/{model}",
             )
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for name, schema in extra["$defs"].items():

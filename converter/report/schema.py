@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = "2.1"
+"""What follows the point grows when something is added, what precedes it when something goes, is renamed or means
+something else. ``schemas/`` holds the JSON schema of every published version, made from the classes here."""
 
 
 def _plain(value: Any) -> Any:
@@ -81,6 +83,15 @@ class Report(Section):
     def to_json(self) -> str:
         """The report as JSON with keys in the order of the schema; equal reports give equal text."""
         return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON schema (2020-12) of what ``to_json`` writes."""
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": f"urn:zsq:report:{SCHEMA_VERSION}",
+            **cls.model_json_schema(mode="serialization"),
+        }
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -29,7 +29,8 @@ Redirect = Annotated[
 
 
 def files(media_type: str) -> dict[int | str, dict[str, Any]]:
-    schema = {"type": "string", "format": "binary"} if "json" not in media_type else {"type": "object"}
+    binary = {"type": "string", "format": "binary"}
+    schema = {"$ref": "#/components/schemas/Report"} if "json" in media_type else binary
     content = {media_type: {"schema": schema}}
     return {
         200: {"description": "The file.", "content": content},
@@ -60,7 +61,10 @@ async def model(request: Request, job: VisibleJob, context: FromContext, redirec
     responses=files("application/json"),
 )
 async def report(request: Request, job: VisibleJob, context: FromContext, redirect: Redirect = False) -> Response:
-    """What the conversion did and what that cost; 409 until the conversion has succeeded."""
+    """What the conversion did and what that cost; 409 until the conversion has succeeded.
+
+    `schema_version` tells which edition of the schema it follows: `zsq schema` prints this one.
+    """
     return await send(request, context, job, "report", "application/json", {}, redirect)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from converter.options import Effort, Method, Options, OutputKind, Precision, Prefer, Step, Target
+from converter.report import Report
 from service.app import create_app
 from service.options import CHOICES, NOT_TAKEN, ConversionOptions, canonical
 from service.settings import Settings
@@ -48,6 +50,16 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     names = set(re.findall(r"'#/components/schemas/(\w+)'", str(document)))
     assert names <= set(document["components"]["schemas"])
     assert {"ConversionOptions", "ConversionEvent", "Problem"} <= set(document["components"]["schemas"])
+
+
+def test_the_report_has_its_schema(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    answer = document["paths"]["/v1/conversions/{conversion}/report"]["get"]["responses"]["200"]["content"]
+    assert answer["application/json"]["schema"] == {"$ref": "#/components/schemas/Report"}
+    published = json.loads(json.dumps(Report.json_schema()).replace("#/$defs/", "#/components/schemas/"))
+    assert schemas["Report"]["properties"] == published["properties"]
+    for name, schema in published["$defs"].items():
+        assert schemas[name] == schema, f"{name} means two things"
 
 
 def test_generators_understand_it(document: dict[str, Any]) -> None:
