@@ -112,9 +112,7 @@ def _plan(evidence: Evidence, finding: Finding, dtype: np.dtype[Any]) -> InputPl
         axis,
         any(symbolic(size) for size in rest),
         finding.channels_last,
-        fixed_batch=fixed
-        if isinstance(fixed, int) and finding.kind not in (InputKind.STATE, InputKind.CACHE)
-        else None,
+        fixed_batch=fixed if isinstance(fixed, int) else None,
         reason=finding.reason,
         value=finding.value,
         choices=finding.choices,
