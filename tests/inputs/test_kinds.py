@@ -10,7 +10,7 @@ from converter.errors import InvalidOption
 from converter.graph import Graph
 from converter.inputs.drawing import draw_inputs
 from converter.inputs.free_sizes import relate, trials
-from converter.inputs.plans import InputPlan, assemble
+from converter.inputs.plans import InputPlan, assemble, batch_limit
 from converter.inputs.recognition import describe_inputs
 from converter.sessions import open_session
 from converter.specifications import InputSpec
@@ -162,3 +162,13 @@ def test_what_the_owner_says_is_what_it_is(name: str, spec: dict[str, str], kind
     plan = plans_of(MODELS[name]()[0], **spec)[told]
     assert str(plan.kind) == kind
     assert plan.stated
+
+
+def test_a_state_for_one_sample_binds_the_batch_to_one() -> None:
+    """An LSTM whose states are declared [1, 1, 8] takes no second sample beside the first."""
+    model, _ = MODELS["recurrent"]()
+    for value in [*model.graph.input, *model.graph.output]:
+        if value.name in ("first", "second", "next_a", "next_b"):
+            value.type.tensor_type.shape.dim[1].dim_value = 1
+    plans = plans_of(model)
+    assert batch_limit(tuple(plans.values()), 8) == 1
