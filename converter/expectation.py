@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from math import prod
 
+from converter.capacity import SPEED, gradient_seconds
 from converter.graph import weight_of
 from converter.inputs.task import Task
 from converter.options import Method, Options, Precision
 from converter.progress import Stage
 from converter.synthesis import expected_steps
-from converter.synthesis.problem import ELEMENT_SECONDS, SPEED
 from converter.synthesis.stage import MORE, SHARE
 
 __all__ = ["expected_seconds"]
@@ -28,7 +28,7 @@ def expected_seconds(task: Task, options: Options) -> dict[Stage, float]:
 
     Only their proportion matters for the bar; what the machine really takes corrects the time left as it goes.
     """
-    step = max(3 * task.multiply_adds / SPEED, task.elements * ELEMENT_SECONDS)  # of one sample
+    step = gradient_seconds(task.multiply_adds, task.elements)  # of one sample
     forward = FORWARD * step
     numbers = sum(prod(plan.shape) for plan in task.plans)
     samples = options.samples * MORE[options.effort]

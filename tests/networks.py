@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from converter.graph import Graph
-from converter.inputs.plans import Feeds
 from converter.normalization import normalize
 from converter.reconstruction import Reconstruction, reconstruct
-from converter.sessions import open_session
+from converter.sessions import Feeds, open_session
 
 Array = NDArray[np.float32]
 node = helper.make_node

@@ -10,7 +10,7 @@ import converter
 
 ROOT = Path(converter.__file__).parent
 FLOORS = (  # from the ground up; rooms of one floor may not import each other unless named in one entry
-    ("errors", "families", "limits", "progress", "process_memory"),
+    ("capacity", "errors", "families", "limits", "progress", "process_memory"),
     ("specifications", "targets"),
     ("options", "files", "sessions", "findings"),
     ("graph", "attempts"),

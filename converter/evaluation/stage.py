@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from onnx import ModelProto
 
 from converter.attempts import Attempts
+from converter.capacity import affordable
 from converter.errors import VerificationFailed
 from converter.evaluation.ablation import contributions
 from converter.evaluation.fidelity import measure_fidelity
@@ -20,7 +21,6 @@ from converter.evaluation.validation import measure_validation
 from converter.findings import Caution, Fidelity, Kernels, Latency, Layer, Prediction, Validation
 from converter.inputs.own_data import OwnData
 from converter.inputs.plans import ADJUSTABLE, SURE, InputKind
-from converter.inputs.sizes import affordable
 from converter.inputs.task import Task
 from converter.options import Options
 from converter.quantization.stage import Integers

@@ -14,7 +14,8 @@ from onnx import ModelProto
 
 from converter.errors import InvalidOption
 from converter.inputs.own_data import OwnData, Purpose, find_data, load_arrays
-from converter.inputs.plans import ADJUSTABLE, Feeds, InputKind, InputPlan, Scaling
+from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, Scaling
+from converter.sessions import Feeds
 
 __all__ = ["Calibration", "CalibrationData", "Reader", "fit_to_data", "prepared_data", "read_data"]
 

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from onnxruntime import InferenceSession
 
 from converter.admission.loading import load
+from converter.capacity import affordable
 from converter.errors import InvalidOption
 from converter.exclusions import excluded_nodes
 from converter.graph import Graph, multiply_adds, weight_of
@@ -20,16 +21,17 @@ from converter.inputs.calibration_data import fit_to_data
 from converter.inputs.conventions import describe_origin
 from converter.inputs.drawing import draw_inputs
 from converter.inputs.free_sizes import relate, trials
-from converter.inputs.plans import ADJUSTABLE, SOUND, Feeds, InputKind, InputPlan, assemble, batch_limit, tensors
+from converter.inputs.plans import ADJUSTABLE, SOUND, InputKind, InputPlan, assemble, batch_limit, tensors
 from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import SAMPLES, settle_scalings
-from converter.inputs.sizes import affordable, sizes
+from converter.inputs.sizes import sizes
 from converter.inputs.task import Task
 from converter.normalization import Normalized
 from converter.normalization.equivalence import probe, verify_equivalence
 from converter.options import Options
 from converter.reconstruction import Reconstruction
 from converter.scores import ClassOutput, class_output
+from converter.sessions import Feeds
 
 __all__ = ["describe_task"]
 

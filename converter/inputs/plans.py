@@ -27,7 +27,6 @@ __all__ = [
     "FEW_CHANNELS",
     "SOUND",
     "SURE",
-    "Feeds",
     "InputKind",
     "InputPlan",
     "Scaling",
@@ -38,8 +37,6 @@ __all__ = [
     "standardized",
     "tensors",
 ]
-
-Feeds = dict[str, NDArray[Any]]
 
 
 class InputKind(StrEnum):
@@ -286,9 +283,11 @@ def batch_limit(plans: Sequence[InputPlan], wanted: int) -> int:
     return min(fixed, default=wanted)
 
 
-def assemble(plans: Sequence[InputPlan], raw: Mapping[str, NDArray[Any]], part: slice = slice(None)) -> Feeds:
+def assemble(
+    plans: Sequence[InputPlan], raw: Mapping[str, NDArray[Any]], part: slice = slice(None)
+) -> dict[str, NDArray[Any]]:
     """Network inputs from raw samples [N, *shape]: prepared, and with the batch on the axis where each input has it."""
-    feeds: Feeds = {}
+    feeds: dict[str, NDArray[Any]] = {}
     for plan in plans:
         samples = raw[plan.name][part]
         if plan.kind in ADJUSTABLE:

@@ -14,15 +14,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from converter.capacity import fitting
 from converter.graph import Graph, multiply_adds
 from converter.inputs.conventions import UNKNOWN, Origin, candidates, prior
 from converter.inputs.drawing import draw_inputs
-from converter.inputs.plans import ADJUSTABLE, CONVENTIONAL, Feeds, InputPlan, Scaling, assemble, batch_limit
+from converter.inputs.plans import ADJUSTABLE, CONVENTIONAL, InputPlan, Scaling, assemble, batch_limit
 from converter.inputs.posterior import judge
 from converter.inputs.sizes import sizes
 from converter.inputs.testimony import Heard, Witnesses, call_witnesses, hear
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
+from converter.sessions import Feeds
 
 __all__ = ["SAMPLES", "hear_hypotheses", "settle_scalings"]
 
@@ -126,7 +128,7 @@ def _affordable(network: Reconstruction, graph: Graph, plans: Sequence[InputPlan
     feeds = assemble(plans, draw_inputs(plans, batch_limit(plans, 1), generator))
     elements = sizes(network, graph, feeds)
     work = sum(multiply_adds(node, graph, elements) for node in graph.nodes) * tries
-    return min(max(int(WORK / max(work, 1)), FEWEST), SAMPLES)
+    return fitting(work, WORK, SAMPLES, FEWEST)
 
 
 def _batches(plans: Sequence[InputPlan], samples: int, together: int, seed: int) -> list[Feeds]:

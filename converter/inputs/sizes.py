@@ -8,18 +8,11 @@ import torch
 from torch import Tensor
 
 from converter.graph import Graph
-from converter.inputs.plans import Feeds, tensors
+from converter.inputs.plans import tensors
 from converter.reconstruction import Reconstruction
+from converter.sessions import Feeds
 
-__all__ = ["FORWARD_BYTES", "GRADIENT_BYTES", "affordable", "sizes"]
-
-FORWARD_BYTES = 512e6  # that all tensors of the samples that go through a network together may take
-GRADIENT_BYTES = 600e6  # the same where a backward pass keeps them: with what it adds, below 1.5 GiB for small models
-
-
-def affordable(elements: int, wanted: int, room: float = FORWARD_BYTES) -> int:
-    """How many samples, at most ``wanted`` and one at least, go together where one has so many numbers in all."""
-    return max(min(wanted, int(room / (4 * max(elements, 1)))), 1)
+__all__ = ["sizes"]
 
 
 def sizes(network: Reconstruction, graph: Graph, feeds: Feeds) -> dict[str, int]:

@@ -21,10 +21,11 @@ from onnx import NodeProto
 from torch import Tensor
 
 from converter.graph import Graph, weight_of
-from converter.inputs.plans import Feeds, tensors
+from converter.inputs.plans import tensors
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
 from converter.scores import class_output, find_scores
+from converter.sessions import Feeds
 
 __all__ = ["Testimony", "Witness", "Witnesses", "call_witnesses", "hear"]
 

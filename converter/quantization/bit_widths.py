@@ -19,6 +19,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from converter.capacity import fitting, spread
 from converter.errors import InvalidOption
 from converter.findings import FrontierPoint, StepTaken
 from converter.graph import Graph, clip_bounds, multiply_adds, output_channels, weight_of
@@ -191,7 +192,8 @@ def choose_widths(
             field="size_budget",
             remedy=f"Use at least {math.ceil(least / max(whole, 1) * 1000) / 1000:g}, or {least + kept:,} bytes.",
         )
-    judge = _Judge(network, graph, _affordable(batches, len(sizes) * len(BITS), work), class_output(graph, kinds))
+    judging = spread(batches, fitting(work * len(sizes) * len(BITS), MOST_WORK, SAMPLES))  # no clock decides
+    judge = _Judge(network, graph, judging, class_output(graph, kinds))
     layers: list[list[Choice]] = [[] for _ in sizes]
     rounded: dict[int, Correction] = {}
     for bits in BITS:
@@ -253,15 +255,6 @@ def _shown(points: Sequence[Point], best: Point, whole: int) -> tuple[FrontierPo
         )
         for point in kept
     )
-
-
-def _affordable(batches: Sequence[Mapping[str, Tensor]], runs: int, work: int) -> list[Mapping[str, Tensor]]:
-    """As many batches, spread over all, as keep ``runs`` runs of the network within ``MOST_WORK``; no clock decides."""
-    size = max((len(value) for value in batches[0].values() if value.dim()), default=1)
-    samples = min(SAMPLES, max(int(MOST_WORK / max(work * runs, 1)), 1))
-    wanted = max(samples // max(size, 1), 1)
-    stride = max(len(batches) // wanted, 1)
-    return list(batches[::stride][:wanted])
 
 
 class _Judge:

@@ -27,6 +27,7 @@ import torch
 from onnx import NodeProto
 from torch import Tensor
 
+from converter.capacity import fitting, gradient_seconds
 from converter.graph import Graph, reads_of, weight_of
 from converter.quantization.bias_room import least_steps
 from converter.quantization.correction import Correction, LayerChange
@@ -38,7 +39,6 @@ from converter.reconstruction import Reconstruction
 __all__ = ["Block", "affordable_steps", "find_blocks", "reconstruct_blocks"]
 
 STEPS = 20_000
-SPEED = 20e9  # multiply-adds a second, forward and backward, as in synthesis
 LAYER_SECONDS = 2e-3  # of a step that a layer takes however small it is: its penalty and two optimizers
 TRAVEL = 20.0  # 20,000 steps at the code's rate of 1e-3
 FASTEST = 0.05
@@ -50,7 +50,7 @@ DROP = 0.5
 STRETCH = 1.2
 
 Edit = Callable[[Tensor], Tensor]
-Feeds = dict[str, Tensor]
+Values = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ class _Soft:
 
 def affordable_steps(multiply_adds: int, batch: int, layers: int, seconds: float) -> int:
     """Steps over every block with one batch each that fit into the seconds, by the network's size."""
-    one = 3 * multiply_adds * batch / SPEED + LAYER_SECONDS * layers
-    return max(min(STEPS, int(seconds / max(one, 1e-9))), 0)
+    return fitting(gradient_seconds(multiply_adds * batch, 0, LAYER_SECONDS * layers), seconds, STEPS, least=0)
 
 
 def find_blocks(graph: Graph, rounded: frozenset[str]) -> list[Block]:
@@ -148,8 +147,8 @@ def reconstruct_blocks(
     result, random = Correction(), torch.Generator().manual_seed(seed)
     weighted = frozenset(node.name for node in graph.nodes if node.name in nodes and weight_of(node, graph))
     blocks = find_blocks(graph, weighted)
-    exact: list[Feeds] = [dict(feeds) for feeds in batches]
-    rounded: list[Feeds] = [
+    exact: list[Values] = [dict(feeds) for feeds in batches]
+    rounded: list[Values] = [
         {name: _round(name, value, quantized) for name, value in feeds.items()} for feeds in batches
     ]
     for index, block in enumerate(blocks):
@@ -196,9 +195,9 @@ def _train(
     block: Block,
     softs: Sequence[_Soft],
     edits: Mapping[str, Edit],
-    exact: Sequence[Feeds],
-    rounded: Sequence[Feeds],
-    wanted: Sequence[Feeds],
+    exact: Sequence[Values],
+    rounded: Sequence[Values],
+    wanted: Sequence[Values],
     steps: int,
     random: torch.Generator,
 ) -> None:
@@ -232,9 +231,9 @@ def _settle(
     block: Block,
     softs: Sequence[_Soft],
     edits: Mapping[str, Edit],
-    exact: list[Feeds],
-    rounded: list[Feeds],
-    wanted: Sequence[Feeds],
+    exact: list[Values],
+    rounded: list[Values],
+    wanted: Sequence[Values],
     result: Correction,
 ) -> None:
     """Both streams stand behind the block, whose weights are on their grids."""
@@ -260,11 +259,11 @@ def _settle(
         result.changes.append(LayerChange(each.node.name, each.name, nearest_error, error / max(spread, 1e-30), 0.0))
 
 
-def _floats(values: Feeds) -> Feeds:
+def _floats(values: Values) -> Values:
     return {name: value for name, value in values.items() if value.is_floating_point()}
 
 
-def _distance(values: Feeds, wanted: Feeds) -> Tensor:
+def _distance(values: Values, wanted: Values) -> Tensor:
     """Squared error summed over channels, averaged over samples and places."""
     total = torch.zeros(())
     for name, aim in wanted.items():
@@ -273,7 +272,7 @@ def _distance(values: Feeds, wanted: Feeds) -> Tensor:
     return total
 
 
-def _error(values: Feeds, wanted: Feeds) -> float:
+def _error(values: Values, wanted: Values) -> float:
     return sum(float((values[name] - aim).square().sum()) for name, aim in wanted.items())
 
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader
 from torch import Tensor
 
-from converter.inputs.plans import Feeds, tensors
+from converter.inputs.plans import tensors
 from converter.quantization.activation_functions import Function
 from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
+from converter.sessions import Feeds
 from converter.targets import SYMMETRIC
 
 __all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from converter.graph import Graph
-from converter.inputs.plans import Feeds, InputKind, InputPlan, assemble, batch_limit
+from converter.inputs.plans import InputKind, InputPlan, assemble, batch_limit
 from converter.inputs.states import TOGETHER, returned_states
 from converter.sessions import open_session
 
@@ -64,7 +64,7 @@ def run_closed_loop(
     count, size = len(next(iter(raw.values()))), batch_limit(plans, TOGETHER)
     results = []
     for model in (float32, integer):
-        session, states, found = open_session(model), Feeds(), list[list[NDArray[Any]]]()
+        session, states, found = open_session(model), dict[str, NDArray[Any]](), list[list[NDArray[Any]]]()
         for step in range(STEPS):
             first = step * size % max(count - size + 1, 1)
             feeds = assemble(plans, raw, slice(first, first + size)) | states

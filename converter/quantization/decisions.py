@@ -9,10 +9,11 @@ from types import MappingProxyType
 from onnx import ModelProto
 
 from converter.attempts import Attempts
+from converter.capacity import FORWARD_BYTES, GRADIENT_BYTES, affordable, spread
 from converter.findings import StepTaken
 from converter.graph import Graph, multiply_adds
-from converter.inputs.plans import Feeds, tensors
-from converter.inputs.sizes import FORWARD_BYTES, GRADIENT_BYTES, affordable, sizes
+from converter.inputs.plans import tensors
+from converter.inputs.sizes import sizes
 from converter.options import Effort, Method, Options, Precision, Step
 from converter.process_memory import return_freed_memory
 from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
@@ -28,6 +29,7 @@ from converter.quantization.ranges import choose_ranges
 from converter.quantization.sensitivity import measure_damage, measure_damage_directly, padded, simulate_rounding
 from converter.reconstruction import Reconstruction, reconstruct
 from converter.scores import judged_tensors
+from converter.sessions import Feeds
 
 __all__ = ["Optimized", "optimize"]
 
@@ -81,7 +83,7 @@ def optimize(
     equalized = None
     if kinds := _equalized_kinds(options, graph):
         with attempts.optional(_equalizing(options), "Bringing channels to one range"):
-            equalized = equalize(model, network, graph, shared, _first(calibration, EQUALIZED), kinds)
+            equalized = equalize(model, network, graph, shared, spread(calibration, EQUALIZED), kinds)
             graph, network, model = Graph(equalized.model), reconstruct(equalized.model), equalized.model
     providers = sorted(set(shared.values()))
     observed = observe(network, providers, calibration, lambda share: progress(0.2 * share, "observing ranges"))
@@ -92,7 +94,7 @@ def optimize(
         network, graph, observed, everything.nodes, shared, rule, coarse, margin, stated, convention.levels
     )
     judged_together = affordable(sum(elements.values()), JUDGED, JUDGED_BYTES)
-    judged = [tensors(part) for feeds in _first(calibration, JUDGED) for part in _parts(feeds, judged_together)]
+    judged = [tensors(part) for feeds in spread(calibration, JUDGED) for part in _parts(feeds, judged_together)]
     damage, placement = dict.fromkeys(ranges, 0.0), everything
     bars = [each for feeds in judged if (each := padded(feeds, pictures))]
     harm = dict.fromkeys(shared, 0.0)
@@ -124,7 +126,7 @@ def optimize(
     largest = max(elements.values(), default=1)
     fitted = max(affordable(largest, MOST_FITTED, STREAM_BYTES), affordable(largest, JUDGED, FORWARD_BYTES / 4))
     together = affordable(largest, MOST_FITTED, PIECE_BYTES)
-    batches = [tensors(part) for feeds in _first(calibration, fitted) for part in _parts(feeds, together)]
+    batches = [tensors(part) for feeds in spread(calibration, fitted) for part in _parts(feeds, together)]
     widths = Widths({})
     with attempts.optional("widths", "Choosing bit widths"):
         widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
@@ -263,14 +265,6 @@ def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
     scaled = any(node.op_type in ("LayerNormalization", "Mul") for node in graph.nodes)
     kinds = NORMALIZATIONS if scaled and Step.MIGRATION not in options.skip else frozenset[str]()
     return kinds | LAYERS if _equalizing(options) is Step.EQUALIZATION else kinds
-
-
-def _first(calibration: Sequence[Feeds], samples: int) -> list[Feeds]:
-    """The first batches with about that many samples, spread over all of them."""
-    size = max((len(value) for value in calibration[0].values() if value.ndim), default=1)
-    wanted = max(samples // max(size, 1), 1)
-    stride = max(len(calibration) // wanted, 1)
-    return list(calibration[::stride][:wanted])
 
 
 def _parts(feeds: Feeds, together: int) -> list[Feeds]:

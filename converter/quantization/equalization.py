@@ -25,9 +25,10 @@ from torch import Tensor
 
 from converter.families import MOVING
 from converter.graph import Array, Graph, attribute, output_channels, weight_of
-from converter.inputs.plans import Feeds, tensors
+from converter.inputs.plans import tensors
 from converter.quantization.channel_numbers import Channels, Labels, Numbers, label_fresh
 from converter.reconstruction import Reconstruction
+from converter.sessions import Feeds
 
 __all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "equalize"]
 

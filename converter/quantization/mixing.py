@@ -19,7 +19,6 @@ from onnx import ModelProto, NodeProto
 from converter.attempts import Attempts
 from converter.findings import StepTaken
 from converter.graph import Graph
-from converter.inputs.plans import Feeds
 from converter.inputs.task import Task
 from converter.options import Options, Precision, Step
 from converter.quantization.dynamic_nodes import cannot_be_dynamic
@@ -29,6 +28,7 @@ from converter.quantization.running import find_problem
 from converter.quantization.smoothing import smooth
 from converter.quantization.treatments import Treatment, treat, uniform
 from converter.reconstruction import reconstruct
+from converter.sessions import Feeds
 from converter.targets import ONNXRUNTIME, Convention
 
 __all__ = ["Mix", "Mixed", "plan_mix", "weights_alone", "write_mix"]

@@ -16,11 +16,11 @@ from onnx import ModelProto
 
 from converter.findings import KeptFloat, Quantization, StepTaken
 from converter.graph import Graph
-from converter.inputs.plans import Feeds
 from converter.inputs.task import Task
 from converter.options import Options, Precision, Step
 from converter.quantization.smoothing import Smoothed, smooth
 from converter.quantization.treatments import Treated, Treatment, treat, uniform
+from converter.sessions import Feeds
 
 __all__ = ["Rangeless", "make_rangeless"]
 

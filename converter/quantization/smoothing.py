@@ -20,10 +20,11 @@ from onnx import ModelProto, NodeProto, helper
 from torch import Tensor
 
 from converter.graph import Graph, attribute
-from converter.inputs.plans import Feeds, tensors
+from converter.inputs.plans import tensors
 from converter.normalization.rewriting import Rewriting
 from converter.quantization.integer_weights import round_channels
 from converter.reconstruction import Reconstruction
+from converter.sessions import Feeds
 
 __all__ = ["Smoothed", "smooth"]
 

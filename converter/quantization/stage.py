@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto
 
+from converter.capacity import affordable
 from converter.checkpoints import Checkpoints, Saved
 from converter.findings import KeptFloat, Quantization, StepTaken
 from converter.inputs.plans import InputKind, InputPlan, picture_bounds
-from converter.inputs.sizes import affordable
 from converter.inputs.task import Task
 from converter.options import RANGELESS, Method, Options, Precision
 from converter.progress import Reporter, Stage

@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from converter.attempts import Attempts
+from converter.capacity import GRADIENT_BYTES, affordable
 from converter.errors import InvalidOption
 from converter.inputs.calibration_data import CalibrationData
 from converter.inputs.drawing import draw_inputs
-from converter.inputs.plans import Feeds, InputPlan, assemble, batch_limit
-from converter.inputs.sizes import GRADIENT_BYTES, affordable
+from converter.inputs.plans import InputPlan, assemble, batch_limit
 from converter.inputs.states import TOGETHER, settle_states
 from converter.options import Effort, Method
+from converter.sessions import Feeds
 from converter.synthesis import genie, gznq, zeroq
 from converter.synthesis.automatic import BATCH, approach_scores
 from converter.synthesis.genie import synthesize_genie

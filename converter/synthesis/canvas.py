@@ -8,7 +8,7 @@ they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from converter.capacity import affordable, fitting, gradient_seconds
 from converter.inputs.drawing import draw_inputs
 from converter.inputs.plans import ADJUSTABLE, COLOURED, InputPlan, assemble, batch_limit, placed, tensors
-from converter.synthesis.problem import SPEED, Problem
+from converter.synthesis.problem import Problem
 
 __all__ = ["Canvas", "affordable_steps", "batch_size", "canvases", "join", "mean_curve", "settle_effort"]
 
@@ -91,24 +92,18 @@ def canvases(problem: Problem, count: int, wanted: int, seed: int) -> list[Canva
 
 def batch_size(problem: Problem, wanted: int) -> int:
     """How many samples share their statistics: ``wanted``, less where memory or the model does not allow it."""
-    values = 0
-    for node in problem.graph.nodes:
-        for shape in (problem.graph.shapes.get(name) for name in node.output):
-            sizes = [each if isinstance(each, int) else 1 for each in (shape or ())[1:]]
-            values += int(np.prod(sizes))
-    fitting = max(GRAPH_BYTES // max(4 * values, 1), 1)
     limit = batch_limit(problem.plans, wanted)
     if limit == 1 and all(plan.batch_axis is not None for plan in problem.plans):
         limit = wanted  # a graph for single samples takes batches in torch
     unit = batch_limit(problem.plans, 1)
-    return max(min(wanted, fitting, limit) // unit, 1) * unit
+    return max(affordable(problem.elements, min(wanted, limit), GRAPH_BYTES) // unit, 1) * unit
 
 
 def affordable_steps(problem: Problem, wanted: int, samples: int) -> int:
     """How many of ``wanted`` steps fit the time, by the network's size and, where it is tiny, its number of nodes."""
-    overhead = NODE_SECONDS * len(problem.graph.nodes) * SPEED / (3 * max(samples, 1))
-    work, elements = problem.multiply_adds + round(overhead), round(PASSES * problem.elements)
-    return replace(problem, multiply_adds=work, elements=elements).affordable_steps(wanted, samples)
+    work, elements = samples * problem.multiply_adds, PASSES * samples * problem.elements
+    one = gradient_seconds(work, elements, NODE_SECONDS * len(problem.graph.nodes))
+    return fitting(one, problem.seconds, wanted, least=0)
 
 
 def settle_effort(problem: Problem, count: int, steps: int, batch: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from converter.capacity import fitting, gradient_seconds
 from converter.graph import Graph
 from converter.inputs.plans import InputPlan
 from converter.normalization import BatchNormStatistics
@@ -15,9 +16,6 @@ from converter.reconstruction import Reconstruction
 from converter.scores import Score
 
 __all__ = ["Problem", "Samples"]
-
-SPEED = 20e9  # multiply-adds a second, forward and backward, that one thread is trusted with
-ELEMENT_SECONDS = 3.5e-9  # forward and backward, where layers are so thin that memory is what takes time
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,8 @@ class Problem:
         """How many of ``wanted`` gradient steps over ``samples`` samples fit into ``seconds``, by the network's
         size.
         """
-        one = samples * max(3 * self.multiply_adds / SPEED, self.elements * ELEMENT_SECONDS)
-        return max(min(wanted, int(self.seconds / max(one, 1e-9))), 0)
+        one = samples * gradient_seconds(self.multiply_adds, self.elements)
+        return fitting(one, self.seconds, wanted, least=0)
 
 
 @dataclass(frozen=True)

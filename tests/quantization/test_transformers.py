@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from converter import convert
-from converter.inputs.plans import Feeds
 from converter.options import Method, Options, Precision
+from converter.sessions import Feeds
 from tests.networks import run
 from tests.quantization.test_treatments import decibels
 from tests.transformers import HEADS, SIZE, WORDS, decoder, encoder

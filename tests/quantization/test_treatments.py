@@ -13,11 +13,11 @@ from onnx import ModelProto, TensorProto
 
 from converter.evaluation.kernels import optimize
 from converter.graph import Graph
-from converter.inputs.plans import Feeds
 from converter.normalization import normalize
 from converter.quantization.integer_weights import PAIR_TOP, round_channels
 from converter.quantization.qdq_writer import quantize
 from converter.quantization.treatments import Treatment, treat, uniform
+from converter.sessions import Feeds
 from tests.networks import Array, biases, model_of, node, prepare, residual, run, transformer, upsampled, weights
 from tests.quantization.test_qdq_writer import plan_of
 
