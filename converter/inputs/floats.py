@@ -123,9 +123,8 @@ def _convolved(evidence: Evidence, layer: Use) -> Finding | None:
         return Finding(found.kind, f"{found.reason}, without a batch axis", found.channels_last, batched=False)
     if rank == 4:
         return _planes(evidence, None, False) if _by_shape(evidence) is None else None
-    if _is_line(evidence.shape):
-        words = "a convolution over two axes reads a single long one: a recording"
-        return Finding(InputKind.SIGNAL, words)
+    if _is_line(evidence.shape) and 1 in weight[2:]:
+        return Finding(InputKind.SIGNAL, "a convolution in rows of one reads a single long axis: a recording")
     if rank == 3:
         return _spectrum(evidence, "a convolution over two axes reads it as a plane: a spectrogram or a table")
     return None

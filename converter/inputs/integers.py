@@ -22,6 +22,7 @@ FORBIDDING = 100.0  # magnitude from which a factor of a mask forbids: exp(-100)
 STEPS = 1000  # of a diffusion process: DDPM (Ho et al. 2020) and nearly all that came after it
 ORDERING = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 COMPARING = ("Equal", *ORDERING)
+PARTS = frozenset({"Slice", "Split", "Gather"})  # behind which only a part of an input is left
 SAMPLING_RATE = 16_000  # of nearly all networks that hear speech
 MANY_BOXES = 100  # that a detector may find: COCO's evaluation counts so many
 SPECIAL = {  # vocabulary: begin, end and padding, as their publishers' tokenizers number them
@@ -57,7 +58,8 @@ def recognize_integers(evidence: Evidence) -> Finding | None:
 
 def find_index(evidence: Evidence) -> Finding | None:
     """Rows of a table, if the graph makes whole numbers of the input's reals and looks them up, as Keras exports do."""
-    cast = [each for each in _tables(evidence) if "Cast" in each[0].passed]
+    whole = [each for each in _tables(evidence) if PARTS.isdisjoint(each[0].passed)]  # other columns may be numbers
+    cast = [each for each in whole if "Cast" in each[0].passed]
     return _index(evidence, cast) if cast else None
 
 
@@ -175,9 +177,10 @@ def find_mask(evidence: Evidence) -> Finding | None:
     if evidence.value.dtype == "bool":
         return Finding(InputKind.MASK, "it holds yes and no", value=1.0)
     whole = not evidence.value.dtype.startswith("float")
+    ends = _compared_with_places(evidence)
     for use in evidence.uses:
-        if not set(ORDERING).isdisjoint(use.passed):
-            continue  # what is compared with places is a length, though the result is a mask
+        if ends and not set(ORDERING).isdisjoint(use.passed):
+            continue  # it is a length, though what comes of the comparison is a mask
         other = (
             stored(graph, use.node.input[1 - use.place]) if len(use.node.input) == 2 and use.place in (0, 1) else None
         )
@@ -199,6 +202,16 @@ def find_mask(evidence: Evidence) -> Finding | None:
             InputKind.MASK, "its name speaks of a mask, and it meets other tensors place by place", value=1.0
         )
     return None
+
+
+def _compared_with_places(evidence: Evidence) -> bool:
+    """Whether the input has one number a sample, and that is compared with more than a single constant."""
+    if any(size != 1 for size in evidence.shape[1:]):
+        return False
+    others = [
+        stored(evidence.graph, use.node.input[1 - use.place]) for use in evidence.uses if use.operator in ORDERING
+    ]
+    return any(other is None or other.size > 1 for other in others)
 
 
 def _forbids(evidence: Evidence) -> bool:

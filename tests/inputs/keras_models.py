@@ -70,6 +70,38 @@ def lengths_that_become_a_mask() -> Made:
     return made, {"ids": "tokens", "lengths": "lengths"}
 
 
+def integers_above_zero_are_a_mask() -> Made:
+    """An attention mask of integers, kept where it is above zero."""
+    nodes = [
+        node("Gather", "table ids", "e"),
+        node("Greater", "attention zero", "kept"),
+        node("Unsqueeze", "kept last", "mask"),
+        node("Where", "mask e nothing", "k"),
+        node("MatMul", "k wl", "y"),
+    ]
+    inputs = {"ids": (["batch", "seq"], INT64), "attention": (["batch", "seq"], INT64)}
+    stored: dict[str, Stored] = {"table": array(54, 16), "wl": array(16, 5), "nothing": 0.0, "last": [-1]}
+    stored |= {"zero": np.array(0)}
+    return model(nodes, inputs, constants=stored), {"ids": "tokens", "attention": "mask"}
+
+
+def columns_of_which_one_is_an_index() -> Made:
+    """A row of a table: its first column is a category, the others are numbers."""
+    nodes = [
+        node("Split", "x sizes", "category numbers", axis=1),
+        node("Cast", "category", "whole", to=INT64),
+        node("Abs", "whole", "positive"),
+        node("Mod", "positive rows", "within"),
+        node("Gather", "table within", "e"),
+        node("Squeeze", "e middle", "es"),
+        node("Concat", "es numbers", "j", axis=1),
+        node("Gemm", "j wl", "y"),
+    ]
+    stored: dict[str, Stored] = {"table": array(12, 4), "wl": array(13, 5), "sizes": np.array([1, 9])}
+    stored |= {"rows": np.array(12), "middle": [1]}
+    return model(nodes, {"x": (["N", 10], FLOAT)}, constants=stored), {"x": "features"}
+
+
 def recording_of_one_channel() -> Made:
     """[N, samples, 1], made a plane of one row for a convolution over two axes, as TensorFlow does."""
     nodes = [
@@ -88,9 +120,7 @@ def recording_of_many_channels() -> Made:
         node("Transpose", "x", "t", perm=[0, 2, 1]),
         node("Conv", "t w", "c"),
         node("Relu", "c", "h"),
-        node("GlobalAveragePool", "h", "p"),
-        node("Flatten", "p", "q"),
-        node("Gemm", "q wl", "y"),
+        *POOLED,
     ]
     return model(nodes, {"x": (["N", 1000, 12], FLOAT)}, constants={"w": array(8, 12, 7), "wl": array(8, 5)}), {
         "x": "signal"
@@ -101,6 +131,7 @@ KERAS: dict[str, Callable[[], Made]] = {
     each.__name__: each
     for each in (
         *(tokens_as_floats, one_hot_by_comparison, one_hot, lengths_that_become_a_mask),
+        *(integers_above_zero_are_a_mask, columns_of_which_one_is_an_index),
         *(recording_of_one_channel, recording_of_many_channels),
     )
 }
