@@ -1,6 +1,7 @@
 """The HTTP application: ``create_app(settings)``.
 
-It stores models and answers questions about jobs; it never opens a model, and imports nothing that could.
+It stores models and answers questions about jobs; it never opens a model, and imports nothing that could. Whoever runs
+it says where its log goes (``service.logs``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
-from service import documentation, logs, problems
+from service import documentation, problems
 from service.context import Context
 from service.heads import Heads
 from service.intake import FORM_OVERHEAD
@@ -43,7 +44,6 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        logs.configure(settings)
         context = opened if opened is not None else await run_in_threadpool(Context.open, settings, metrics)
         metrics.watch(context.jobs)
         app.state.context = context

@@ -159,6 +159,7 @@ def test_logs_are_json_with_the_job_and_without_health_checks(
         path = api.submit(b"x").headers["location"]
         answer = api.get(path)
         api.get("/healthz")
+        assert capfd.readouterr().err == "", "a server's thread writes nothing between pytest's lines"
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     requests = [line for line in lines if line["event"] == "request"]
     assert [line["path"] for line in requests] == ["/v1/conversions", path]

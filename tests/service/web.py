@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import httpx2
 
+from service import logs
 from service.app import create_app
 from service.server import Server
 from service.settings import Settings
@@ -47,10 +50,14 @@ def told(**what: Any) -> bytes:
 
 @contextmanager
 def served(settings: Settings, key: str | None = None) -> Iterator[Api]:
-    """The application answers on a port of loopback until the end of the block."""
-    with socket.socket() as listener:
+    """The application answers on a port of loopback until the end of the block.
+
+    Its log comes on standard error after that: while its thread runs, it would fall between the lines of pytest.
+    """
+    with socket.socket() as listener, tempfile.TemporaryFile("w+") as said:
         listener.bind(("127.0.0.1", 0))
         server = Server(settings, create_app(settings), lambda: None, grace=1)
+        logs.configure(settings, said)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started and thread.is_alive():
@@ -63,3 +70,6 @@ def served(settings: Settings, key: str | None = None) -> Iterator[Api]:
         finally:
             server.should_exit = True
             thread.join()
+            logs.configure(settings)
+            said.seek(0)
+            sys.stderr.write(said.read())
