@@ -330,12 +330,12 @@ def verdict(report: Report, wanted: float | None) -> int:
 
 def closing_lines(report: Report, outputs: Outputs) -> str:
     """What a person wants to know when it is over; the page says the rest."""
-    from converter.report.words import smaller
+    from converter.findings.gains import faster, smaller
 
     size = report.size
     lines = [
         f"verdict {report.verdict.sentence}",
-        f"model   {outputs.model}  ({size.int8_bytes / 1e6:.2f} MB, {smaller(size)})",
+        f"model   {outputs.model}  ({size.int8_bytes / 1e6:.2f} MB, {smaller(size.ratio)})",
         f"report  {outputs.html}",
         f"        {outputs.report}",
     ]
@@ -353,9 +353,8 @@ def closing_lines(report: Report, outputs: Outputs) -> str:
         if ratios:
             lines.append(f"signal  {min(ratios):.1f} dB above the error, on synthetic inputs, in the worst output")
     if report.latency is not None:
-        word = "slower" if report.latency.slower else "faster"
-        ratio = report.latency.speedup if not report.latency.slower else 1 / report.latency.speedup
-        lines.append(f"time    {ratio:.2f} times {word} than FP32 on this processor")
+        before, after = report.latency.float32.median_ms, report.latency.int8.median_ms
+        lines.append(f"time    {faster(report.latency.speedup)} on this processor ({before:.3g} ms, {after:.3g} ms)")
     return "\n".join([*lines, *(f"note    {caution.message}" for caution in report.warnings)])
 
 

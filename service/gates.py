@@ -14,6 +14,7 @@ import typer
 from converter.cli import judged_agreement
 from converter.console import DISAPPOINTED, DONE
 from converter.errors import InvalidOption
+from converter.findings.gains import faster
 
 if TYPE_CHECKING:
     from converter.report.schema import Report
@@ -67,8 +68,9 @@ def checks_of(report: Report, wanted: Wanted) -> list[Check]:
           "INT8 decides as FP32 on at least {value:.1%} of inputs; {least:.1%} were asked for.")  # fmt: skip
     check("accuracy", None if change is None else change.interval.low, None if wanted.drop is None else -wanted.drop,
           "The accuracy changes by {value:+.1%} at worst; {least:+.1%} is allowed.")  # fmt: skip
+    words = "" if report.latency is None else faster(report.latency.speedup)
     check("speed", None if report.latency is None else report.latency.speedup, wanted.speedup,
-          "INT8 is {value:.2f} times as fast as FP32; {least:.2f} times were asked for.")  # fmt: skip
+          f"INT8 is {words}, {{value:.2f}} times FP32's speed; {{least:.2f}} were asked for.")  # fmt: skip
     return found
 
 

@@ -13,12 +13,12 @@ import numpy as np
 from onnx import ModelProto
 
 from converter.findings import Interval, Latency, Quartiles
+from converter.findings.gains import NOTICEABLE
 from converter.sessions import Feeds, open_session
 
 __all__ = ["Processor", "measure_latency", "processor", "summarize"]
 
 LEAST_PAIRS, MOST_PAIRS, WARM_UPS = 5, 100, 2
-NOTICEABLE = 0.98  # repeats on a quiet machine differ by about two per cent
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx512vnni"})
 
 

@@ -24,6 +24,7 @@ from converter.findings import (
     Validation,
     Verdict,
 )
+from converter.findings.gains import NOTICEABLE, faster, smaller
 from converter.graph import Graph
 
 __all__ = ["Evidence", "reach_verdict"]
@@ -164,9 +165,9 @@ def _in_favour(known: Evidence) -> tuple[str, ...]:
         if ratios:
             found.append(f"the worst output carries {min(ratios):.1f} dB of signal over error on synthetic inputs")
     if known.size.ratio > 1:
-        found.append(f"the file is {known.size.ratio:.1f} times smaller")
-    if known.latency is not None and not known.latency.slower and known.latency.speedup >= 1.02:
-        found.append(f"{known.latency.speedup:.1f} times faster on this processor")
+        found.append(f"the file is {smaller(known.size.ratio)}")
+    if known.latency is not None and known.latency.speedup > 1 / NOTICEABLE:
+        found.append(f"{faster(known.latency.speedup)} on this processor")
     return tuple(found)
 
 

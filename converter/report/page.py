@@ -13,7 +13,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from converter.findings import Layer
+from converter.findings import Layer, gains
 from converter.report import bars, charts, words
 from converter.report.schema import Report
 from converter.report.svg import clip
@@ -58,7 +58,8 @@ def _template() -> Template:
         "span": words.span,
         "points": words.points,
         "bytes": words.bytes_,
-        "times": words.times,
+        "faster": gains.faster,
+        "smaller": gains.smaller,
         "ms": words.milliseconds,
         "seconds": words.seconds,
         "number": words.number,

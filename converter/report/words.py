@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from converter.findings import Advice, Interval, Isolation, OutputFidelity, Size
+from converter.findings import Advice, Interval, Isolation, OutputFidelity
+from converter.findings.gains import faster, smaller
 from converter.report.schema import Report
 
 __all__ = [
@@ -21,10 +22,8 @@ __all__ = [
     "points",
     "seconds",
     "sentence",
-    "smaller",
     "span",
     "thousands",
-    "times",
     "worst_output",
 ]
 
@@ -87,11 +86,6 @@ def bytes_(count: int) -> str:
     return f"{count} B"
 
 
-def times(ratio: float) -> str:
-    """3.7."""
-    return f"{ratio:.2f}" if ratio < 1.15 else f"{ratio:.1f}"
-
-
 def milliseconds(value: float) -> str:
     """0.40 ms."""
     return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
@@ -147,28 +141,16 @@ def headline(report: Report) -> Headline:
     if report.verdict.advice is Advice.USE and report.verdict.conditions:
         advice += ", if its input is what it was taken for"
     latency = report.latency
-    speed, slower = "", latency is not None and latency.slower
-    if latency is not None and slower:
-        speed = f"It is {times(1 / latency.speedup)} times slower on this computer."
-    elif latency is not None:
-        speed = f"It is {times(latency.speedup)} times faster on this computer."
-        if latency.speedup < 1.02:
-            speed = "It is as fast as before on this computer."
     return Headline(
         f"{advice}.",
         cls,
         _expected(report),
-        f"The file is {smaller(report.size)}.",
+        f"The file is {smaller(report.size.ratio)}.",
         report.size.ratio < 1,
-        speed,
-        slower,
+        "" if latency is None else f"It is {faster(latency.speedup)} on this computer.",
+        latency is not None and latency.slower,
         worst_output(report.fidelity.outputs),
     )
-
-
-def smaller(size: Size) -> str:
-    """3.7 times smaller, or 2.3 times larger."""
-    return f"{times(size.ratio)} times smaller" if size.ratio >= 1 else f"{times(1 / size.ratio)} times larger"
 
 
 def _expected(report: Report) -> str:

@@ -561,7 +561,7 @@ const range = (expected) => (expected?.interval ? `${share(expected.interval.low
 const ROWS = [ // title, what is shown, and what is better when smaller (-1) or larger (1)
   ["Options", ({ conversion: { options } }) => `${options.method}, ${options.precision}, ${options.samples} samples, seed ${options.seed}`],
   ["Size", ({ conversion }) => size(conversion.sizes.model ?? 0), ({ conversion }) => -(conversion.sizes.model ?? 0)],
-  ["Faster than FP32", ({ report: { latency } }) => (latency ? `${latency.speedup.toFixed(2)} times` : "not measured"), ({ report }) => report.latency?.speedup],
+  ["Speed over FP32's", ({ report: { latency } }) => (latency ? `${latency.speedup.toFixed(2)} times` : "not measured"), ({ report }) => report.latency?.speedup],
   ["Predicted decisions as FP32's", ({ report }) => range(report.predicted?.agreement), ({ report }) => report.predicted?.agreement?.interval?.low],
   ["Predicted change of accuracy", ({ report }) => range(report.predicted?.accuracy_change), ({ report }) => report.predicted?.accuracy_change?.interval?.low],
   ["Nodes in float", ({ report }) => String(report.quantization?.nodes_float ?? "unknown")],
