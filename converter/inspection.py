@@ -19,6 +19,7 @@ from converter.operators import select
 from converter.options import Options
 from converter.quantization.placement import candidates, place
 from converter.reconstruction import reconstruct
+from converter.specifications import input_option
 
 __all__ = ["Inspection", "NodePlan", "inspect"]
 
@@ -157,7 +158,7 @@ def _taken_for(name: str, plans: tuple[InputPlan, ...]) -> list[str]:
         lines.append(f"        {plan.scaling.name} is {plan.confidence:.0%} sure; {plan.considered[0].why}")
         others = [each for each in plan.doubtful if not each.is_alike(plan.scaling)]
         lines += [
-            f"        if it is {each.name} ({each.probability:.0%}): --input '{name}={each.specification}'"
+            f"        if it is {each.name} ({each.probability:.0%}): {input_option(name, each.specification)}"
             for each in (plan.scaling, *others)
         ]
     return lines

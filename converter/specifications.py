@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -10,9 +11,14 @@ from typing import Any, Self, TypeVar
 
 from converter.errors import InvalidOption
 
-__all__ = ["ChannelOrder", "InputSpec", "Layout", "StatedKind"]
+__all__ = ["ChannelOrder", "InputSpec", "Layout", "StatedKind", "input_option"]
 
 E = TypeVar("E", bound=StrEnum)
+
+
+def input_option(name: str, specification: object) -> str:
+    """What to type so that the input is taken for that, quoted for a shell whatever its name holds."""
+    return f"--input {shlex.quote(f'{name}={specification}')}"
 
 
 class StatedKind(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from converter.errors import InvalidOption
 from converter.options import Effort, InputSpec, Method, Options, OutputKind, Prefer, Step, Target, read_size
-from converter.specifications import ChannelOrder, Layout, StatedKind
+from converter.specifications import ChannelOrder, Layout, StatedKind, input_option
 from converter.targets import CONVENTIONS
 
 
@@ -206,6 +207,11 @@ choices = st.sampled_from(
         effort=st.sampled_from(Effort),
     )
 )
+
+
+@pytest.mark.parametrize("name", ["image", "serving_default_x:0", "it's $HOME", 'a "b"', "x y;rm"])
+def test_what_to_type_of_an_input_can_be_pasted(name: str) -> None:
+    assert shlex.split(input_option(name, "range=0:255;order=bgr")) == ["--input", f"{name}=range=0:255;order=bgr"]
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine is no failure

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from converter.evaluation.flip_law import MANY_FLIPS, Law, features, load_laws
 from converter.findings import Decisions, Expectation, Interval, Prediction, PredictionUnder
+from converter.specifications import input_option
 
 __all__ = ["UnderHypothesis", "predict"]
 
@@ -111,7 +112,7 @@ def _certified(
     if guessed is not None:
         return False, (
             f"how the input {guessed.input} is prepared was guessed ({guessed.name}): "
-            f"state it with --input {guessed.input}=..."
+            f"state it with {input_option(guessed.input, '...')}"
         )
     low = worst.accuracy_change.interval.low
     if low < -max_drop:

@@ -32,6 +32,7 @@ from converter.options import Options
 from converter.reconstruction import Reconstruction
 from converter.scores import ClassOutput, class_output
 from converter.sessions import Feeds
+from converter.specifications import input_option
 
 __all__ = ["describe_task"]
 
@@ -101,7 +102,7 @@ def _check_stated(network: Reconstruction, graph: Graph, plans: tuple[InputPlan,
             raise InvalidOption(
                 f"The input {stated[0].name!r}, prepared as stated, makes the output {name!r} not a number.",
                 field="inputs",
-                remedy=f"Check what --input {stated[0].name}=... says of its range, mean and std.",
+                remedy=f"Check what {input_option(stated[0].name, '...')} says of its range, mean and std.",
             )
 
 
@@ -148,7 +149,7 @@ def _no_size(plans: tuple[InputPlan, ...], words: str) -> InvalidOption:
     return InvalidOption(
         f"{words} {shapes} of a sample.",
         field="inputs",
-        remedy=f"State what it was made for, such as --input '{first.name}=shape=1x3x224x224'.",
+        remedy=f"State what it was made for, such as {input_option(first.name, 'shape=1x3x224x224')}.",
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from converter.inputs.priors import Array
-from converter.specifications import ChannelOrder
+from converter.specifications import ChannelOrder, input_option
 
 __all__ = [
     "ADJUSTABLE",
@@ -170,7 +170,7 @@ class InputPlan:
             InputKind.CACHE: "kind=features",
         }
         scaled = "range=0:255" if self.kind in COLOURED else "mean=0;std=1" if self.kind in ADJUSTABLE else "kind=..."
-        return f"--input '{self.name}={examples.get(self.kind, scaled)}'"
+        return input_option(self.name, examples.get(self.kind, scaled))
 
     @property
     def channels(self) -> int:

@@ -10,7 +10,7 @@ from converter.inputs.evidence import Evidence, Finding
 from converter.inputs.integers import find_index, recognize_integers
 from converter.inputs.plans import ADJUSTABLE, SOUND, InputKind, InputPlan, Scaling
 from converter.inputs.returning import returning_outputs
-from converter.specifications import InputSpec, Layout, StatedKind
+from converter.specifications import InputSpec, Layout, StatedKind, input_option
 
 __all__ = ["apply_statement", "finding_of", "question"]
 
@@ -46,7 +46,7 @@ def question(value: Value, why: str, example: str) -> InvalidOption:
         f"What the input {value} is cannot be told: {why}.",
         tensor=value.name,
         field="inputs",
-        remedy=f"State it, such as --input '{value.name}={example}'.",
+        remedy=f"State it, such as {input_option(value.name, example)}.",
     )
 
 

@@ -12,6 +12,7 @@ from onnx import ModelProto, numpy_helper
 from converter.admission.loading import load
 from converter.errors import UnsupportedModel, VerificationFailed
 from converter.graph import Array, Graph, Value, constant_tensor
+from converter.specifications import input_option
 
 __all__ = ["probe", "verify_equivalence"]
 
@@ -67,7 +68,8 @@ def _does_not_run(feeds: Sequence[Mapping[str, Array]], problem: Exception) -> U
     return UnsupportedModel(
         f"The model does not run on inputs of the sizes {sizes}: {' '.join(str(problem).split())[:200]}.",
         field="input",
-        remedy="State the sizes it was made for, such as --input NAME=shape=1x3x224x224.",
+        remedy="State the sizes it was made for, such as "
+        f"{input_option(next(iter(feeds[0]), 'NAME'), 'shape=1x3x224x224')}.",
     )
 
 

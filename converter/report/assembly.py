@@ -45,6 +45,7 @@ from converter.quantization.target_forms import target_forms
 from converter.report import Report
 from converter.report.command import command_line
 from converter.report.examples import make_examples
+from converter.specifications import input_option
 from converter.synthesis import Synthesis
 
 __all__ = ["Facts", "assemble_report"]
@@ -307,8 +308,7 @@ def _undecided(plan: InputPlan, measured: Measured) -> list[Caution]:
     message = (
         f"The input {plan.name} was taken for {plan.scaling.name} with a probability of {plan.confidence:.0%}"
         f"{'; it may be ' + others[0].name if others else ''}.{stake} "
-        f"State it: --input '{plan.name}={plan.scaling.specification}'"
-        f"{f' or {plan.name}={others[0].specification}' if others else ''}."
+        f"State it: {' or '.join(input_option(plan.name, each.specification) for each in (plan.scaling, *others[:1]))}."
     )
     return [Caution(kind="preprocessing-undecided", message=message, place=plan.name)]
 
