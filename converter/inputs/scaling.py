@@ -9,16 +9,18 @@ clips, and both are counted in decibels at every layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converter.capacity import fitting
 from converter.graph import Graph, multiply_adds
 from converter.inputs.conventions import UNKNOWN, Origin, candidates, prior
 from converter.inputs.drawing import draw_inputs
-from converter.inputs.plans import ADJUSTABLE, CONVENTIONAL, InputPlan, Scaling, assemble, batch_limit
+from converter.inputs.plans import ADJUSTABLE, CONVENTIONAL, InputKind, InputPlan, Scaling, assemble, batch_limit
 from converter.inputs.posterior import judge
 from converter.inputs.sizes import sizes
 from converter.inputs.testimony import Heard, Witnesses, call_witnesses, hear
@@ -27,6 +29,8 @@ from converter.reconstruction import Reconstruction
 from converter.sessions import Feeds
 
 __all__ = ["SAMPLES", "hear_hypotheses", "settle_scalings"]
+
+Raw = dict[str, NDArray[Any]]
 
 SAMPLES = 8  # that every hypothesis is tried on
 FEWEST = 4
@@ -95,6 +99,7 @@ def hear_hypotheses(
     depth = None if plan.kind in CONVENTIONAL else DEPTH
     witnesses = call_witnesses(graph, plan.name, batch_norms, depth)
     count = _affordable(network, graph, plans, len(hypotheses)) if depth is None else SAMPLES
+    samples = _Samples(count, min(together, TOGETHER), seed)
     heard: list[Heard] = []
     for number, scaling in enumerate(hypotheses):
         twin = next((each for each in range(number) if hypotheses[each].is_alike(scaling)), None)
@@ -102,24 +107,39 @@ def hear_hypotheses(
             heard.append(heard[twin])
             continue
         trial = [replace(each, scaling=scaling) if at == index else each for at, each in enumerate(plans)]
-        heard.append(_hear(network, witnesses, plan.name, trial, count, min(together, TOGETHER), seed))
+        heard.append(_hear(network, witnesses, plan.name, trial, samples))
     return heard
 
 
+@dataclass
+class _Samples:
+    """The same raw samples for every hypothesis, drawn once, several at a time where the network takes that."""
+
+    count: int
+    together: int
+    seed: int
+    drawn: dict[int, list[Raw]] = field(default_factory=dict)  # by how many go together
+
+    def batches(self, plans: Sequence[InputPlan], together: int) -> Iterator[Feeds]:
+        """The samples as the network wants them under these plans."""
+        size = batch_limit(plans, together)
+        if size == 1 and all(plan.batch_axis is not None for plan in plans):
+            size = together  # a graph for single samples takes batches in torch
+        if any(plan.kind is InputKind.SIGNAL for plan in plans):  # drawn as its scaling says
+            self.drawn.clear()
+        if size not in self.drawn:
+            generator = np.random.default_rng(self.seed)
+            self.drawn[size] = [draw_inputs(plans, size, generator) for _ in range(max(self.count // size, 1))]
+        return (assemble(plans, raw) for raw in self.drawn[size])
+
+
 def _hear(
-    network: Reconstruction,
-    witnesses: Witnesses,
-    name: str,
-    plans: Sequence[InputPlan],
-    count: int,
-    together: int,
-    seed: int,
+    network: Reconstruction, witnesses: Witnesses, name: str, plans: Sequence[InputPlan], samples: _Samples
 ) -> Heard:
-    """What is heard over ``count`` samples, several at a time where the network takes that."""
     try:
-        return hear(network, witnesses, name, _batches(plans, count, together, seed))
+        return hear(network, witnesses, name, samples.batches(plans, samples.together))
     except (RuntimeError, ValueError, IndexError):
-        return hear(network, witnesses, name, _batches(plans, count, 1, seed))
+        return hear(network, witnesses, name, samples.batches(plans, 1))
 
 
 def _affordable(network: Reconstruction, graph: Graph, plans: Sequence[InputPlan], tries: int) -> int:
@@ -129,16 +149,6 @@ def _affordable(network: Reconstruction, graph: Graph, plans: Sequence[InputPlan
     elements = sizes(network, graph, feeds)
     work = sum(multiply_adds(node, graph, elements) for node in graph.nodes) * tries
     return fitting(work, WORK, SAMPLES, FEWEST)
-
-
-def _batches(plans: Sequence[InputPlan], samples: int, together: int, seed: int) -> list[Feeds]:
-    """The same raw samples for every hypothesis, as the network wants them under this one."""
-    generator = np.random.default_rng(seed)
-    count = batch_limit(plans, together)
-    if count == 1 and all(plan.batch_axis is not None for plan in plans):
-        count = together  # a graph for single samples takes batches in torch
-    batches = range(max(samples // count, 1))
-    return [assemble(plans, draw_inputs(plans, count, generator)) for _ in batches]
 
 
 CLIPPED = 3.0  # decibels lost for each by which a range falls short, against one for each by which it is too wide:

@@ -69,7 +69,6 @@ class Heard:
 class Moments:
     """Sums per channel of one tensor over all that was heard."""
 
-    axis: int
     count: float = 0.0
     first: Vector = field(default_factory=lambda: np.zeros(1))
     second: Vector = field(default_factory=lambda: np.zeros(1))
@@ -77,13 +76,25 @@ class Moments:
     low: Vector = field(default_factory=lambda: np.full(1, np.inf))
 
     def add(self, value: Tensor) -> None:
-        """The tensor's values are in the sums."""
-        channels = value.detach().movedim(self.axis if value.dim() > 2 else -1, 0).flatten(1).double()
-        self.count += channels.shape[1]
-        self.first = self.first + channels.sum(1).numpy()
-        self.second = self.second + channels.square().sum(1).numpy()
-        self.high = np.maximum(self.high, channels.max(1).values.numpy())
-        self.low = np.minimum(self.low, channels.min(1).values.numpy())
+        """The tensor's values [N, C, ...] or [N, C] are in the sums.
+
+        Each sample is reduced as it lies, from its first place on so that nothing cancels, and added up in doubles:
+        copies of all values to doubles took two thirds of recognition.
+        """
+        samples = value.detach() if value.dim() > 2 else value.detach()[..., None]
+        places = tuple(range(2, samples.dim()))
+        start = samples
+        for place in places:
+            start = start.narrow(place, 0, 1)
+        apart = samples - start
+        size = math.prod(samples.shape[2:])
+        origin, total = start.flatten(1).double(), apart.sum(places).double()  # [N, C]
+        squares = apart.square_().sum(places).double()
+        self.count += size * len(samples)
+        self.first = self.first + (total + size * origin).sum(0).numpy()
+        self.second = self.second + (squares + 2 * origin * total + size * origin.square()).sum(0).numpy()
+        self.high = np.maximum(self.high, samples.amax((0, *places)).numpy())
+        self.low = np.minimum(self.low, samples.amin((0, *places)).numpy())
 
     @property
     def peak(self) -> float:
@@ -237,12 +248,12 @@ def _returned(graph: Graph, name: str) -> str | None:
     return None
 
 
-def hear(network: Reconstruction, witnesses: Witnesses, name: str, batches: Sequence[Feeds]) -> Heard:
+def hear(network: Reconstruction, witnesses: Witnesses, name: str, batches: Iterable[Feeds]) -> Heard:
     """What the witnesses say of network inputs."""
     moments: dict[str, Moments] = {}
     watched = dict.fromkeys((*witnesses.layers, *witnesses.statistics, *witnesses.rectified))
     for tensor in watched:
-        moments[tensor] = Moments(1)
+        moments[tensor] = Moments()
     saturated: dict[str, list[float]] = {each: [] for each in witnesses.bounded}
     scores: dict[str, list[Tensor]] = {each: [] for each, _ in (*witnesses.classes, *witnesses.places)}
     fetched = list(scores)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
@@ -15,6 +16,7 @@ from converter.inputs.plans import SURE, InputKind, InputPlan
 from converter.inputs.priors import draw_pictures
 from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
+from converter.inputs.testimony import Moments
 from converter.normalization import normalize
 from converter.options import InputSpec
 from converter.reconstruction import reconstruct
@@ -213,3 +215,20 @@ def test_a_layer_that_never_answers_is_no_reason_to_fail() -> None:
         shape=("N", 3, 8, 8),
     )
     assert settle(model).settled
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_moments_of_channels_are_those_of_doubles(memory: torch.memory_format) -> None:
+    """A channel that is large and hardly moves keeps its deviation, and one that never moves has none."""
+    values = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 4, 20, 30)).astype(np.float32))
+    values[:, 1] = 1000 + values[:, 1] / 100
+    values[:, 2] = 1234.567
+    moments = Moments()
+    for part in (values[:2], values[2:]):
+        moments.add(part.contiguous(memory_format=memory))
+    flat = values.double().movedim(1, 0).flatten(1).numpy()
+    assert moments.mean == pytest.approx(flat.mean(1), rel=1e-6, abs=1e-7)
+    assert moments.deviation == pytest.approx(flat.std(1), rel=1e-3, abs=1e-4)
+    assert moments.deviation[2] < 1e-4
+    assert list(moments.high) == list(flat.max(1))
+    assert moments.peak == np.abs(flat).max()
