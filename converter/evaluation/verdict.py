@@ -148,10 +148,13 @@ def _against(known: Evidence) -> tuple[str, ...]:
             found.append(f"{output.name}: {output.boxes_found.value:.0%} of FP32's boxes are found again")
         if output.not_compared == known.fidelity.samples > 0 and output.boxes_found is None and not known.validation:
             found.append(f"{output.name} could not be compared on any input")
-    slower = known.latency is not None and known.latency.slower
-    if slower and known.size.ratio <= 1:
+    if known.size.ratio <= 1 and not _is_faster(known.latency):
         found.append("it is neither smaller nor faster than FP32")
     return tuple(found)
+
+
+def _is_faster(latency: Latency | None) -> bool:
+    return latency is not None and latency.speedup > 1 / NOTICEABLE
 
 
 def _in_favour(known: Evidence) -> tuple[str, ...]:
@@ -166,7 +169,7 @@ def _in_favour(known: Evidence) -> tuple[str, ...]:
             found.append(f"the worst output carries {min(ratios):.1f} dB of signal over error on synthetic inputs")
     if known.size.ratio > 1:
         found.append(f"the file is {smaller(known.size.ratio)}")
-    if known.latency is not None and known.latency.speedup > 1 / NOTICEABLE:
+    if known.latency is not None and _is_faster(known.latency):
         found.append(f"{faster(known.latency.speedup)} on this processor")
     return tuple(found)
 

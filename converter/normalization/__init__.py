@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto
 
 from converter.normalization.affine import BatchNormStatistics, fold_affine
+from converter.normalization.bodies import fold_body_constants, lift_body_weights, lift_invariants
 from converter.normalization.branches import take_known_branches
 from converter.normalization.captures import copy_captures
 from converter.normalization.constants import (
@@ -42,7 +43,16 @@ REPEATED: tuple[Pass, ...] = (
     merge_transposes,
     remove_unused,
 )
-LAST: tuple[Pass, ...] = (unify_gemm, restore_global_pooling, copy_captures, remove_unused, name_nodes)
+LAST: tuple[Pass, ...] = (
+    unify_gemm,
+    restore_global_pooling,
+    lift_invariants,
+    fold_body_constants,
+    lift_body_weights,
+    copy_captures,
+    remove_unused,
+    name_nodes,
+)
 MOST_ROUNDS = 8
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from converter.graph import Array, captures, constant_tensor, walk
 from converter.normalization.rewriting import Change
 
-__all__ = ["hoist_constants", "name_nodes", "remove_unused", "separate_inputs", "strip_annotations"]
+__all__ = ["held_constant", "hoist_constants", "name_nodes", "remove_unused", "separate_inputs", "strip_annotations"]
 
 
 def strip_annotations(model: ModelProto) -> tuple[ModelProto, Change]:
@@ -41,13 +41,9 @@ def hoist_constants(model: ModelProto) -> tuple[ModelProto, Change]:
     graph = model.graph
     kept: list[NodeProto] = []
     for node in graph.node:
-        tensor = constant_tensor(node)
+        tensor = held_constant(node)
         if tensor is not None:
-            graph.initializer.add().CopyFrom(tensor)
-            graph.initializer[-1].name = node.output[0]
-            graph.initializer[-1].ClearField("doc_string")
-        elif node.op_type == "Constant" and (array := _constant_array(node)) is not None:
-            graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+            graph.initializer.append(tensor)
         else:
             copied = NodeProto()
             copied.CopyFrom(node)
@@ -57,6 +53,19 @@ def hoist_constants(model: ModelProto) -> tuple[ModelProto, Change]:
         del graph.node[:]
         graph.node.extend(kept)
     return model, Change("hoist_constants", count, "Constant nodes that became initializers")
+
+
+def held_constant(node: NodeProto) -> TensorProto | None:
+    """What a Constant node holds, in whichever of its forms, under the name of its output."""
+    tensor = constant_tensor(node)
+    if tensor is not None:
+        named = TensorProto()
+        named.CopyFrom(tensor)
+        named.name = node.output[0]
+        named.ClearField("doc_string")
+        return named
+    array = _constant_array(node) if node.op_type == "Constant" else None
+    return None if array is None else numpy_helper.from_array(array, node.output[0])
 
 
 def _constant_array(node: NodeProto) -> Array | None:

@@ -23,7 +23,8 @@ SLOW = {  # what the reference evaluator computes in Python loops
     "Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "Col2Im", "LRN", "LSTM",
     "GRU", "RNN", "Attention", "GridSample", "RoiAlign", "NonMaxSuppression", "DFT", "STFT",
 }  # fmt: skip
-LEFT_ALONE = BODIES | SLOW | {"Resize"}  # Resize: the evaluator and onnxruntime place the corners differently
+RANDOM = {"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+LEFT_ALONE = BODIES | SLOW | RANDOM | {"Resize"}  # Resize: the evaluator and onnxruntime place the corners differently
 
 
 def fold_constants(model: ModelProto) -> tuple[ModelProto, Change]:

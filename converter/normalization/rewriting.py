@@ -10,7 +10,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from converter.graph import Array, captures, subgraphs, walk
 
-__all__ = ["Change", "Rewriting"]
+__all__ = ["Change", "Rewriting", "rename_captured", "tensor_of"]
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Rewriting:
                 if name == old:
                     reader.input[index] = new
             for body in subgraphs(reader):
-                _rename_captured(body, old, new)
+                rename_captured(body, old, new)
             self._enter(reader)
 
     def finish(self) -> ModelProto:
@@ -214,7 +214,7 @@ def _copy(node: NodeProto) -> NodeProto:
     return copied
 
 
-def _rename_captured(graph: GraphProto, old: str, new: str) -> None:
+def rename_captured(graph: GraphProto, old: str, new: str) -> None:
     """Inside a body the outer tensor goes by the new name, unless the body defines the old name itself."""
     defined = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     if old in defined or any(old in node.output for node in graph.node):
@@ -224,7 +224,7 @@ def _rename_captured(graph: GraphProto, old: str, new: str) -> None:
             if name == old:
                 node.input[index] = new
         for body in subgraphs(node):
-            _rename_captured(body, old, new)
+            rename_captured(body, old, new)
     for value in graph.output:
         if value.name == old:  # a body's output is named by place, so an Identity would serve as well
             value.name = new

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
-from converter.graph import Array, Graph, attribute
+from converter.graph import Array, Graph, attribute, captures, subgraphs, walk
 
-__all__ = ["Codes", "round_channels", "saves_bytes", "weight_slots"]
+__all__ = ["Codes", "round_channels", "saves_bytes", "stored_weights", "weight_slots"]
 
 TOP = 127
 PAIR_TOP = 127.5  # steps of two neighbours of one sign: rounded up both, they are at most 128, and 128 * 255 < 2^15
@@ -84,6 +84,21 @@ def weight_slots(node: NodeProto, graph: Graph) -> tuple[tuple[int, tuple[int, .
         if len(shape) >= 2 and saves_bytes(shape, channels):
             slots.append((index, channels))
     return tuple(slots)
+
+
+def stored_weights(node: NodeProto, graph: Graph) -> dict[str, tuple[int, ...]]:
+    """The constants that the node, or a node in its bodies, has as weights, with the axes that have steps of their own.
+
+    What bodies hold themselves is left out: normalization moves their weights into the main graph.
+    """
+    found = {node.input[index]: channels for index, channels in weight_slots(node, graph)}
+    outer = captures(node)
+    for body in subgraphs(node):
+        for inner, _ in walk(body):
+            for index, channels in weight_slots(inner, graph):
+                if inner.input[index] in outer:
+                    found.setdefault(inner.input[index], channels)
+    return found
 
 
 def _kept_letters(node: NodeProto, index: int) -> tuple[int, ...]:

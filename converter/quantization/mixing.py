@@ -22,7 +22,7 @@ from converter.graph import Graph
 from converter.inputs.task import Task
 from converter.options import Options, Precision, Step
 from converter.quantization.dynamic_nodes import cannot_be_dynamic
-from converter.quantization.integer_weights import weight_slots
+from converter.quantization.integer_weights import stored_weights
 from converter.quantization.placement import candidates, place
 from converter.quantization.running import find_problem
 from converter.quantization.smoothing import smooth
@@ -79,7 +79,7 @@ def plan_mix(task: Task, calibration: Iterable[Feeds], options: Options) -> Mix:
         fed_in_float = node.name in static and _fed_in_float(node, graph, static, convention)
         if fed_in_float and convention.ranges_at_run_time and not cannot_be_dynamic(node, graph):
             treatments[node.name] = Treatment.DYNAMIC
-        elif node.name not in able and convention.stored_weights and weight_slots(node, graph):
+        elif node.name not in able and convention.stored_weights and stored_weights(node, graph):
             treatments[node.name] = Treatment.WEIGHTS
     dynamic = [name for name, each in treatments.items() if each is Treatment.DYNAMIC]
     steps: list[StepTaken] = []

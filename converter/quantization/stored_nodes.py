@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from onnx import NodeProto, TensorProto, helper
 
-from converter.graph import Graph
-from converter.quantization.integer_weights import weight_slots
+from converter.graph import Graph, subgraphs
+from converter.normalization.rewriting import rename_captured
+from converter.quantization.integer_weights import stored_weights
 from converter.quantization.weight_storage import Storage
 
 __all__ = ["write_stored"]
@@ -28,8 +29,7 @@ def _layer(node: NodeProto, graph: Graph, storage: Storage, unpacked: dict[str, 
     changed = NodeProto()
     changed.CopyFrom(node)
     nodes: list[NodeProto] = []
-    for index, channels in weight_slots(node, graph):
-        name = node.input[index]
+    for name, channels in stored_weights(node, graph).items():
         if name not in unpacked:
             stored = storage.weight(name, channels)
             scale = storage.constant(f"{stored.tensor}:s{stored.codes.scale.ndim}", stored.codes.scale)
@@ -39,7 +39,11 @@ def _layer(node: NodeProto, graph: Graph, storage: Storage, unpacked: dict[str, 
                 helper.make_node("Cast", [stored.tensor], [f"{name}:f32"], name=f"{name}:f32", to=TensorProto.FLOAT),
                 helper.make_node("Mul", [f"{name}:f32", scale], [f"{name}:real"], name=f"{name}:real"),
             ]
-        changed.input[index] = unpacked[name]
+        for index, given in enumerate(changed.input):
+            if given == name:
+                changed.input[index] = unpacked[name]
+        for body in subgraphs(changed):
+            rename_captured(body, name, unpacked[name])
     return [*nodes, changed]
 
 

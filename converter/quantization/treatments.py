@@ -12,11 +12,11 @@ from enum import StrEnum
 
 from onnx import ModelProto, helper
 
-from converter.graph import Graph, subgraphs
+from converter.graph import Graph, attribute
 from converter.normalization.constants import remove_unused
 from converter.normalization.rewriting import Rewriting
 from converter.quantization.dynamic_nodes import cannot_be_dynamic, write_dynamic
-from converter.quantization.integer_weights import weight_slots
+from converter.quantization.integer_weights import stored_weights
 from converter.quantization.stored_nodes import write_stored
 from converter.quantization.weight_storage import Storage
 
@@ -54,7 +54,9 @@ def treat(model: ModelProto, wanted: Mapping[str, Treatment]) -> Treated:
     rewriting = Rewriting(changed)
     tables = [node.input[0] for node in graph.nodes if node.op_type == "Gather" and node.name in settled]
     multiplied = [node for node in graph.nodes if node.op_type in ("MatMul", "Gemm") and node.name in settled]
-    storage = Storage(rewriting, dict.fromkeys(tables), dict.fromkeys(node.input[1] for node in multiplied))
+    dynamic = [node for node in multiplied if settled[node.name] is Treatment.DYNAMIC]
+    products = {node.input[1]: 0 for node in dynamic if not attribute(node, "transB", 0)}
+    storage = Storage(rewriting, dict.fromkeys(tables), dict.fromkeys(node.input[1] for node in multiplied), products)
     quantized: dict[str, tuple[str, str, str]] = {}
     unpacked: dict[str, str] = {}
     for node in rewriting.nodes:
@@ -81,7 +83,7 @@ def _settle(graph: Graph, wanted: Mapping[str, Treatment]) -> tuple[dict[str, Tr
         if treatment is Treatment.DYNAMIC and (reason := cannot_be_dynamic(node, graph)):
             treatment = Treatment.WEIGHTS
             reasons[node.name] = reason
-        if treatment is Treatment.WEIGHTS and not weight_slots(node, graph):
+        if treatment is Treatment.WEIGHTS and not stored_weights(node, graph):
             reasons[node.name] = "it has no constant weights that would be smaller in 8 bits"
             continue
         settled[node.name] = treatment
@@ -99,5 +101,5 @@ def uniform(graph: Graph, treatment: Treatment) -> dict[str, Treatment]:
     return {
         node.name: Treatment.WEIGHTS if treatment is Treatment.DYNAMIC and cannot_be_dynamic(node, graph) else treatment
         for node in graph.nodes
-        if not subgraphs(node) and weight_slots(node, graph)
+        if stored_weights(node, graph)
     }

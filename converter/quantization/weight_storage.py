@@ -7,8 +7,9 @@ when it loads the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -32,11 +33,22 @@ class Stored:
 class Storage:
     """Hands out codes for the weights of one model under rewriting."""
 
-    def __init__(self, rewriting: Rewriting, tables: Iterable[str] = (), matrices: Iterable[str] = ()) -> None:
-        """``tables`` are constants whose rows are picked, ``matrices`` those that are multiplied with activations."""
+    def __init__(
+        self,
+        rewriting: Rewriting,
+        tables: Iterable[str] = (),
+        matrices: Iterable[str] = (),
+        products: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """``tables`` are constants whose rows are picked, ``matrices`` those that are multiplied with activations.
+
+        ``products`` has those that integer products read, and the axis that these sum along: whoever else stores such
+        a weight shares its codes.
+        """
         self._rewriting = rewriting
         self._made: dict[tuple[str, bool, int | None], Stored] = {}
         self._constants: dict[str, str] = {}
+        self._products = products
         self._twins = {
             matrix: (table, turned)
             for table in tables
@@ -88,6 +100,8 @@ class Storage:
         return self._made[key]
 
     def _place(self, name: str, channels: tuple[int, ...], summed: int | None, turned: bool = False) -> Stored:
+        if summed is None and not turned:
+            summed = self._products.get(name)
         key = (name, turned, summed)
         if key not in self._made:
             codes = round_channels(self.value(name), channels, summed)

@@ -19,6 +19,7 @@ from converter.quantization.qdq_writer import quantize
 from converter.quantization.treatments import Treatment, treat, uniform
 from converter.sessions import Feeds
 from tests.networks import Array, biases, model_of, node, prepare, residual, run, transformer, upsampled, weights
+from tests.normalization.test_bodies import carried_layer, chosen_layer
 from tests.quantization.test_qdq_writer import plan_of
 
 
@@ -164,3 +165,23 @@ def test_no_pair_of_neighbours_can_leave_16_bits() -> None:
     assert np.abs(padded).max() * 255 < 2**15
     assert np.abs(padded).max() >= int(PAIR_TOP)  # no coarser than that needs
     np.testing.assert_allclose(safe.real, weight, atol=float(safe.scale.max()) / 2)
+
+
+@pytest.mark.parametrize("model", [carried_layer(), chosen_layer()], ids=["loop", "branches"])
+def test_weights_of_bodies_are_codes_in_the_file_and_floats_in_the_session(model: ModelProto) -> None:
+    given, graph = ready(model)
+    treated = treat(given, uniform(graph, Treatment.WEIGHTS))
+    matrices = [tensor for tensor in treated.model.graph.initializer if tuple(tensor.dims) == (24, 24)]
+    assert [tensor.data_type for tensor in matrices] == [TensorProto.INT8] * 2
+    feeds: Feeds = {"x": np.random.default_rng(5).standard_normal((24, 24)).astype(np.float32)}
+    assert decibels(run(given, feeds), run(treated.model, feeds)) > 30
+    assert not {"Cast", "Mul"} & operators(treated.model).keys()  # computed once, when the file is loaded
+
+
+def test_a_weight_of_a_body_that_a_dynamic_product_reads_too_is_in_the_file_once() -> None:
+    given, graph = ready(carried_layer())  # its last product has a matrix of the Loop
+    treated = treat(given, uniform(graph, Treatment.DYNAMIC))
+    assert "MatMulInteger" in {each.op_type for each in treated.model.graph.node}
+    assert sum(tuple(tensor.dims) == (24, 24) for tensor in treated.model.graph.initializer) == 2
+    feeds: Feeds = {"x": np.random.default_rng(5).standard_normal((24, 24)).astype(np.float32)}
+    assert decibels(run(given, feeds), run(treated.model, feeds)) > 25
