@@ -237,36 +237,59 @@ def read_records(path: Path) -> dict[tuple[str, str, str, int], Record]:
 
 
 def report(records: Mapping[tuple[str, str, str, int], Record]) -> str:
-    """Two tables a precision, of methods and of steps left out: a row a model, a column each; and the means over the
-    classifiers that the fullest columns have.
+    """INT8 by method, a row a model; and of each precision, with methods and with steps left out, the means over the
+    classifiers that the fullest columns have. What every case gave is in the file of records.
     """
-    parts = []
+    parts, lines = [], []
     for precision in (str(each) for each in Precision):
         cells: dict[tuple[str, str], list[Record]] = {}
         for record in records.values():
             if record.precision == precision:
                 cells.setdefault((record.model, record.method), []).append(record)
-        parts.append(_compared(precision, cells, NAMES))
-        parts.append(_compared(f"{precision}, one step left out", cells, [str(Method.AUTO), *ABLATIONS]))
-    return "\n\n".join(filter(None, [*parts, _file_shares(records)]))
+        compared = Compared(cells, NAMES)
+        if precision == Precision.INT8 and compared.models:
+            parts.append(f"### {precision}\n\n{compared.table()}")
+        elif compared.models:
+            lines.append(f"{precision}, {compared.means()}")
+        without = Compared(cells, [str(Method.AUTO), *ABLATIONS])
+        if without.models:
+            lines.append(f"{precision}, one step left out, {without.means()}")
+    means = "\n".join(f"- {line}" for line in lines)
+    return "\n\n".join(filter(None, [*parts, means, _file_shares(records)]))
 
 
-def _compared(title: str, cells: Mapping[tuple[str, str], list[Record]], columns: Sequence[str]) -> str:
-    """A table of the models that have at least two of the columns, or nothing."""
-    specs = open_zoo().specs
-    methods = [name for name in columns if any(method == name for _, method in cells)]
-    models = [name for name in specs if sum((name, each) in cells for each in methods) > 1]
-    if not models:
-        return ""
-    rows = [[name, *(_cell(cells.get((name, each), [])) for each in methods)] for name in models]
-    classifiers = [name for name in models if specs[name].metric.classifier]
-    scored = {each: [name for name in classifiers if _scored(cells, name, each)] for each in methods}
-    most = max(map(len, scored.values()))
-    whole = [each for each in methods if len(scored[each]) == most]  # a column with gaps has no mean beside these
-    shared = [name for name in classifiers if all(name in scored[each] for each in whole)]
-    means = [_mean([cells[name, each] for name in shared]) if each in whole else "-" for each in methods]
-    rows.append([f"mean of {len(shared)} classifiers", *means])
-    return f"### {title}\n\n{table(['model', *methods], rows)}"
+class Compared:
+    """The models that have at least two of some columns, and how the columns do on them."""
+
+    def __init__(self, cells: Mapping[tuple[str, str], list[Record]], columns: Sequence[str]) -> None:
+        specs = open_zoo().specs
+        self.cells = cells
+        self.methods = [name for name in columns if any(method == name for _, method in cells)]
+        self.models = [name for name in specs if sum((name, each) in cells for each in self.methods) > 1]
+        classifiers = [name for name in self.models if specs[name].metric.classifier]
+        scored = {each: [name for name in classifiers if _scored(cells, name, each)] for each in self.methods}
+        most = max(map(len, scored.values()), default=0)
+        self.whole = [each for each in self.methods if len(scored[each]) == most]  # those with gaps have no mean here
+        self.shared = [name for name in classifiers if all(name in scored[each] for each in self.whole)]
+
+    def table(self) -> str:
+        """A row a model, and the means."""
+        rows = [[name, *(_cell(self.cells.get((name, each), [])) for each in self.methods)] for name in self.models]
+        means = [self._mean(each) if each in self.whole else "-" for each in self.methods]
+        return table(["model", *self.methods], [*rows, [f"mean of {len(self.shared)} classifiers", *means]])
+
+    def means(self) -> str:
+        """The means, and where each column loses most, on a line."""
+        found = (f"{each} {self._mean(each)} (least {self._least(each)})" for each in self.whole)
+        return f"mean of {len(self.shared)} classifiers: {'; '.join(found)}."
+
+    def _mean(self, method: str) -> str:
+        return _mean([self.cells[name, method] for name in self.shared])
+
+    def _least(self, method: str) -> str:
+        agreement = {name: _agreement(self.cells[name, method]) for name in self.shared}
+        worst = min(agreement, key=agreement.__getitem__)
+        return f"{agreement[worst]:.1f}, {worst}"
 
 
 def _file_shares(records: Mapping[tuple[str, str, str, int], Record]) -> str:
@@ -300,9 +323,12 @@ def _cell(records: Sequence[Record]) -> str:
 def _mean(cells: Sequence[Sequence[Record]]) -> str:
     if not cells:
         return "-"
-    done = [[record for record in cell if not record.failure] for cell in cells]
-    drop = statistics.mean(statistics.mean(record.difference for record in cell) for cell in done)
-    return f"{drop:+.2f} / {statistics.mean(statistics.mean(each.agreement for each in cell) for cell in done):.2f}"
+    drop = statistics.mean(statistics.mean(each.difference for each in cell if not each.failure) for cell in cells)
+    return f"{drop:+.2f} / {statistics.mean(map(_agreement, cells)):.2f}"
+
+
+def _agreement(cell: Sequence[Record]) -> float:
+    return statistics.mean(each.agreement for each in cell if not each.failure)
 
 
 LEGEND = (
