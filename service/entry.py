@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import typer
 
-from converter import cli
+from converter import cli, registration
 from converter.console import REFUSED, run
 
 __all__ = ["main"]
@@ -37,6 +37,7 @@ def _converter_alone(missing: list[str]) -> typer.Typer:
     app.callback()(cli.options_of_all)
     for command in (cli.convert, cli.inspect, cli.verify, cli.compare, cli.demo):
         app.command()(command)
+    app.add_typer(registration.app, name="mlflow")
     settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
     def refuse(context: typer.Context) -> int:

@@ -6,7 +6,7 @@ import glob
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,7 @@ from tests.bench.evaluator import zoo_folder
 
 if TYPE_CHECKING:
     from tests.digits import Digits
+    from tests.mlflow_server import MlflowServer
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,6 +43,16 @@ def digits() -> Digits:
     from tests.digits import trained  # brings torch and scikit-learn, which few tests need
 
     return trained()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """An MLflow server for all tests: its start takes longer than any of them."""
+    from tests.mlflow_server import MlflowServer
+
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    yield server
+    server.stop()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

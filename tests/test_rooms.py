@@ -25,9 +25,10 @@ FLOORS = (  # from the ground up; rooms of one floor may not import each other u
     ("report",),
     ("pipeline", "inspection"),
     ("verification",),
-    ("outputs", "console"),
+    ("outputs", "console", "tracking"),
     ("demo",),
     ("cli",),
+    ("registration",),
     ("__main__",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
