@@ -6,6 +6,8 @@ FROM ${BASE_IMAGE} AS build
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG TORCH=torch==2.13.0
+# service,mlflow for workers that register conversions in MLflow
+ARG EXTRAS=service
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # torch alone and first: it is most of the image and changes least
 RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-compile "${TORCH}"
@@ -15,7 +17,7 @@ COPY converter converter
 COPY service service
 # Bytecode that does not depend on file times: buildah and podman round those of half the files up by a second, and then every
 # conversion compiles again what it imports. torch's file that is left out is one of its tests, for Python 3.12 alone.
-RUN /opt/venv/bin/pip install --no-compile '.[service]' \
+RUN /opt/venv/bin/pip install --no-compile ".[${EXTRAS}]" \
     && /opt/venv/bin/python3 -m compileall -qq -x py312_intrinsics --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM ${BASE_IMAGE}

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 
 from service import database as tables
 from service import tally
+from service.announcements import announce
 from service.database import now
 from service.engine import Kind, Task, TaskState
-from service.jobs import Jobs, add_event, notify
+from service.jobs import Jobs, add_event
 from service.records import ACTIVE, JOB, Job, JobStatus, job_of
 from service.storage import Stored
 
@@ -166,7 +167,8 @@ class Attempts:
         row = connection.execute(sa.select(tables.jobs).where(tables.jobs.c.id == job_id)).one()
         add_event(connection, job_id, status, {"error": row.error} if row.error else {})
         tally.add(connection, tally.of_ended(connection, row))
-        notify(connection, self.jobs.engine, job_id, row.owner, row.webhook, status)
+        job = job_of(connection.execute(sa.select(*JOB).where(tables.jobs.c.id == job_id)).one())
+        announce(connection, self.jobs.engine, self.jobs.settings, job)
 
     def _update(self, connection: sa.Connection, job_id: str, number: int, values: Mapping[str, Any]) -> None:
         condition = (tables.jobs.c.id == job_id) & (tables.jobs.c.attempt == number) & tables.jobs.c.status.in_(ACTIVE)

@@ -13,6 +13,7 @@ import converter.cli
 import service.gates
 import service.hookring
 import service.keyring
+import service.registrar
 from converter.console import DONE, run
 from converter.options import Effort, Method, Precision, Prefer, Step, Target
 from converter.outputs import Outputs, existing_model
@@ -31,6 +32,7 @@ app.callback()(converter.cli.options_of_all)
 app.command()(service.gates.gate)
 app.add_typer(service.keyring.app, name="keys")
 app.add_typer(service.hookring.app, name="webhooks")
+app.add_typer(service.registrar.app, name="mlflow")
 
 StoreUrl = Annotated[str | None, typer.Option(help="file:///FOLDER or s3://BUCKET/PREFIX")]
 NOT_STARTED = 1

@@ -7,14 +7,13 @@ import errno
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
@@ -26,6 +25,7 @@ from service.engine import Kind
 from service.isolation import Child, Ending, Exit, Level, Limits
 from service.outputs import BadOutput, opened, read_facts, read_report
 from service.patience import GivenUp, Patience, is_passing
+from service.records import plain_name
 from service.relay import Relay
 from service.settings import Settings
 from service.storage import Missing
@@ -193,7 +193,7 @@ class Conversions:
         checkpoints = work / "checkpoints"
         for place in (inputs, work, checkpoints):
             place.mkdir()
-        model = inputs / f"{_file_name(job.model_name)}.{'zip' if job.archive else 'onnx'}"
+        model = inputs / f"{plain_name(job.model_name)}.{'zip' if job.archive else 'onnx'}"
         self._patience(self._fetch, job.model_key, model)
         for files in attempt.checkpoints.values():
             with contextlib.suppress(Missing):  # then the child does that stage again
@@ -264,13 +264,6 @@ class Conversions:
         job = self._attempts.jobs.get(job_id, None)
         if job is None or job.status.is_final:
             self._artefacts.delete_now(*[each.key for each in self._artefacts.list(f"checkpoints/{job_id}")])
-
-
-def _file_name(name: str) -> str:
-    """The owner's name of the model made harmless, without its ending; it appears in the report."""
-    stem = PurePosixPath(name.replace("\\", "/")).name
-    stem = re.sub(r"\.(onnx|zip)$", "", stem, flags=re.IGNORECASE)
-    return re.sub(r"[^A-Za-z0-9._ -]", "_", stem).strip(" .")[:100] or "model"
 
 
 def _is_full(folder: Path, error: dict[str, str] | None) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "jobs",
     "keys",
     "now",
+    "registrations",
     "secrets",
     "submissions",
     "workers",
@@ -204,6 +205,23 @@ deliveries = sa.Table(
     sa.Column("updated_at", Moment, nullable=False),
     sa.Index("zsq_deliveries_job", "job_id"),
     sa.Index("zsq_deliveries_status", "status"),
+)
+
+registrations = sa.Table(  # conversions on their way to MLflow
+    "zsq_registrations",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("job_id", sa.String(64), nullable=False),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("version", sa.String(32)),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("last_error", sa.Text),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Index("zsq_registrations_job", "job_id"),
+    sa.Index("zsq_registrations_status", "status"),
 )
 
 secrets = sa.Table(

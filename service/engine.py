@@ -23,6 +23,7 @@ class Kind(StrEnum):
     CONVERSION = "conversion"
     INSPECTION = "inspection"
     DELIVERY = "delivery"
+    REGISTRATION = "registration"
 
 
 class TaskState(StrEnum):

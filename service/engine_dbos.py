@@ -20,7 +20,7 @@ PROTOCOL = "zsq-jobs-1"
 
 APPLICATION = "zsq"
 POLL_SECONDS = 0.5
-CONCURRENCY = {Kind.CONVERSION: 1, Kind.INSPECTION: 1, Kind.DELIVERY: 4}
+CONCURRENCY = {Kind.CONVERSION: 1, Kind.INSPECTION: 1, Kind.DELIVERY: 4, Kind.REGISTRATION: 1}
 """Per worker process. DBOS keeps these with the queue, for all workers alike: more conversions are more processes."""
 
 _STATES = {

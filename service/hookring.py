@@ -17,7 +17,7 @@ from service.keyring import DatabaseUrl, DataDir, opened_database, settings_of
 if TYPE_CHECKING:
     from service.jobs import Jobs
 
-__all__ = ["app"]
+__all__ = ["app", "opened_jobs"]
 
 app = typer.Typer(no_args_is_help=True, help="Webhook messages of a service.")
 LOCAL = "local"
@@ -60,7 +60,7 @@ def list_deliveries(
     as_json: AsJson = False,
 ) -> int:
     """Show the newest messages of all keys."""
-    with _jobs(data_dir, database_url) as jobs:
+    with opened_jobs(data_dir, database_url) as jobs:
         for each in jobs.all_deliveries(None, "dead" if dead else None, 500):
             if as_json:
                 emit(
@@ -85,17 +85,19 @@ def resend(
     database_url: DatabaseUrl = None,
 ) -> int:
     """Try a message once more."""
-    from service.webhooks import resend as send_again
+    from service.outbox import WEBHOOKS
+    from service.outbox import resend as send_again
 
-    with _jobs(data_dir, database_url) as jobs:
-        if not send_again(jobs.database, jobs.engine, message, None):
+    with opened_jobs(data_dir, database_url) as jobs:
+        if not send_again(jobs.database, jobs.engine, WEBHOOKS, message, None):
             raise InvalidOption(f"There is no message {message} to send again.", remedy="See zsq webhooks list --dead.")
     print(f"{message} is tried again by the next worker")
     return DONE
 
 
 @contextlib.contextmanager
-def _jobs(data_dir: Path | None, database_url: str | None) -> Iterator[Jobs]:
+def opened_jobs(data_dir: Path | None, database_url: str | None) -> Iterator[Jobs]:
+    """The jobs of a service, seen from the command line; raises Refusal where its database does not answer."""
     from service.jobs import Jobs
 
     settings = settings_of(data_dir=data_dir, database_url=database_url)

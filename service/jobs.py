@@ -20,11 +20,13 @@ import sqlalchemy as sa
 
 from service import database as tables
 from service import tally
+from service.announcements import announce
 from service.blobs import Blobs
 from service.database import Database, now
 from service.engine import JobEngine, Kind, Task
 from service.engine_dbos import DbosEngine
 from service.liveness import living
+from service.outbox import REGISTRATIONS, WEBHOOKS
 from service.records import (
     ACTIVE,
     EVENT,
@@ -39,6 +41,7 @@ from service.records import (
     QueueFull,
     Quota,
     QuotaExceeded,
+    Registration,
     Statistics,
     Worker,
     job_of,
@@ -126,8 +129,10 @@ class Jobs:
                 add_event(connection, row["id"], "succeeded", {"reused_from": reused.id})
                 if new.kind != INSPECTION:
                     tally.add(connection, {("conversions", "reused"): 1})
-                notify(connection, self.engine, row["id"], new.owner, new.webhook, JobStatus.SUCCEEDED)
-            return _one(connection, tables.jobs.c.id == row["id"])
+            job = _one(connection, tables.jobs.c.id == row["id"])
+            if reused is not None:
+                announce(connection, self.engine, self.settings, job)
+            return job
 
     def check(self, owner: str, quota: Quota, size: int, idempotency_key: str | None) -> None:
         """A submission of so many bytes may be read; what is refused here spares its body.
@@ -194,8 +199,8 @@ class Jobs:
             add_event(connection, job_id, "cancelled", {})
             if row.kind != INSPECTION:
                 tally.add(connection, {("conversions", "cancelled"): 1})
-            notify(connection, self.engine, job_id, row.owner, row.webhook, JobStatus.CANCELLED)
             job = _one(connection, tables.jobs.c.id == job_id)
+            announce(connection, self.engine, self.settings, job)
         if row.status == JobStatus.QUEUED:  # a running one ends by itself when its worker notices
             self.engine.cancel(job_id)
         return job
@@ -212,7 +217,8 @@ class Jobs:
         """Nothing of these jobs, none of which is active, remains in tables, engine and store."""
         with self.database.writing() as connection:
             keys = self.blobs.used_by(connection, job_ids)
-            connection.execute(tables.deliveries.delete().where(tables.deliveries.c.job_id.in_(job_ids)))
+            for box in (WEBHOOKS, REGISTRATIONS):
+                connection.execute(box.table.delete().where(box.table.c.job_id.in_(job_ids)))
             connection.execute(tables.jobs.delete().where(tables.jobs.c.id.in_(job_ids)))
         self.engine.forget(job_ids)  # what still runs of them is told by its worker first, and goes with what has ended
         self.blobs.collect(keys)
@@ -237,6 +243,14 @@ class Jobs:
             rows = connection.execute(query).all()
         return [Delivery(**{name: row._mapping[name] for name in Delivery.__dataclass_fields__}) for row in rows]
 
+    def registrations(self, status: str | None, limit: int) -> Sequence[Registration]:
+        """What is told to MLflow, the newest first; of one status only, if it is given."""
+        query = sa.select(tables.registrations).order_by(tables.registrations.c.created_at.desc()).limit(limit)
+        if status is not None:
+            query = query.where(tables.registrations.c.status == status)
+        with self.database.reading() as connection:
+            return [Registration(**row._mapping) for row in connection.execute(query)]
+
     def statistics(self) -> Statistics:
         """Queue, workers and storage, counted now."""
         with self.database.reading() as connection:
@@ -248,8 +262,10 @@ class Jobs:
             workers = [Worker(**row._mapping) for row in connection.execute(seen)]
             alive = living(self.settings, connection, [each.id for each in workers])
             stored = connection.execute(sa.select(sa.func.sum(tables.blobs.c.size))).scalar() or 0
-            dead = sa.select(sa.func.count()).where(tables.deliveries.c.status == "dead")
-            dead_count = connection.execute(dead).scalar() or 0
+            dead_deliveries, dead_registrations = (
+                connection.execute(sa.select(sa.func.count()).where(box.table.c.status == "dead")).scalar() or 0
+                for box in (WEBHOOKS, REGISTRATIONS)
+            )
         return Statistics(
             queued=counts.get(JobStatus.QUEUED, 0),
             running=counts.get(JobStatus.RUNNING, 0),
@@ -257,7 +273,8 @@ class Jobs:
             by_status={status: counts.get(status, 0) for status in JobStatus},
             workers=tuple(each for each in workers if each.id in alive),
             stored_bytes=int(stored),
-            dead_deliveries=dead_count,
+            dead_deliveries=dead_deliveries,
+            dead_registrations=dead_registrations,
         )
 
 
@@ -305,24 +322,6 @@ def result_key(model_sha256: str, options: Mapping[str, Any]) -> str:
 
 def add_event(connection: sa.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
     connection.execute(tables.events.insert().values(job_id=job_id, at=now(), kind=kind, data=dict(data)))
-
-
-def notify(
-    connection: sa.Connection, engine: JobEngine, job_id: str, owner: str, webhook: str | None, status: JobStatus
-) -> None:
-    """If the job has a webhook, its message is in the table and in the queue once this transaction commits."""
-    if webhook is None:
-        return
-    at = now()
-    message = {
-        "type": f"conversion.{status}",
-        "timestamp": at.isoformat(),
-        "data": {"id": job_id, "status": str(status)},
-    }
-    delivery_id = f"msg_{secrets.token_hex(16)}"
-    row = {"id": delivery_id, "job_id": job_id, "owner": owner, "url": webhook, "body": json.dumps(message)}
-    connection.execute(tables.deliveries.insert().values(**row, status="pending", created_at=at, updated_at=at))
-    engine.enqueue(connection, Task(f"{delivery_id}.1", Kind.DELIVERY, delivery_id))
 
 
 def _row_of(new: NewJob) -> dict[str, Any]:

@@ -30,6 +30,7 @@ COUNTED = {  # by the name in the table: the label, and what it is
     "attempts": (None, "Conversions begun, those begun again among them."),
     "takeovers": (None, "Conversions taken over from workers that died."),
     "webhook_tries": ("result", "Webhook messages tried: delivered, failed, or given up."),
+    "registration_tries": ("result", "Conversions told to MLflow: delivered, failed, or given up."),
     "model_bytes": ("side", "Bytes of models of ended conversions."),
 }
 HISTOGRAMS = {
@@ -133,6 +134,7 @@ def _gauges(known: Statistics) -> list[tuple[str, str, float]]:
         ("zsq_worker_slots", "Conversions they can run at once.", sum(each.concurrency for each in known.workers)),
         ("zsq_stored_bytes", "Bytes of models and results in the store.", known.stored_bytes),
         ("zsq_webhooks_dead", "Webhook messages that were given up.", known.dead_deliveries),
+        ("zsq_registrations_dead", "Conversions that MLflow did not take.", known.dead_registrations),
     ]
 
 

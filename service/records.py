@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,9 +29,11 @@ __all__ = [
     "QueueFull",
     "Quota",
     "QuotaExceeded",
+    "Registration",
     "Statistics",
     "Worker",
     "job_of",
+    "plain_name",
 ]
 
 
@@ -176,6 +180,7 @@ class Statistics:
     workers: tuple[Worker, ...]
     stored_bytes: int
     dead_deliveries: int
+    dead_registrations: int
 
 
 @dataclass(frozen=True)
@@ -192,11 +197,34 @@ class Delivery:
     updated_at: datetime
 
 
+@dataclass(frozen=True)
+class Registration:
+    """A conversion on its way to MLflow: pending, delivered, or dead after a day of failures."""
+
+    id: str
+    job_id: str
+    owner: str
+    name: str  # of the registered model
+    version: str | None  # that it became
+    status: str
+    attempts: int
+    last_error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
 JOB = tuple(tables.jobs.c[each.name] for each in fields(Job))
 """The columns to select for ``job_of``, before any others."""
 
 EVENT = tuple(tables.events.c[each.name] for each in fields(JobEvent))
 """The columns of a JobEvent, in its order."""
+
+
+def plain_name(name: str) -> str:
+    """The owner's name of a model made harmless, without its ending; it appears in the report."""
+    stem = PurePosixPath(name.replace("\\", "/")).name
+    stem = re.sub(r"\.(onnx|zip)$", "", stem, flags=re.IGNORECASE)
+    return re.sub(r"[^A-Za-z0-9._ -]", "_", stem).strip(" .")[:100] or "model"
 
 
 def job_of(row: sa.Row[Any]) -> Job:

@@ -18,7 +18,7 @@ import structlog
 from service import logs
 from service.interpreter import code_paths, python
 from service.settings import Settings
-from service.startup import CannotStart, await_database, check_folder, opened
+from service.startup import CannotStart, await_database, check_client, check_folder, opened
 
 __all__ = ["die_with_parent", "environment", "listening", "pause_after", "serve", "workers"]
 
@@ -34,6 +34,8 @@ def serve(settings: Settings, count: int) -> None:
     """
     logs.configure(settings)
     check_folder(settings)
+    if count:
+        check_client(settings)
     with listening(settings.host, settings.port) as listener:
         await_database(settings)
         with workers(settings, count) as ending:

@@ -97,6 +97,13 @@ class Settings(BaseSettings):
     webhook_allow_http: bool = False
     webhook_allow_private: bool = False
 
+    mlflow_uri: str | None = None
+    """``http://HOST:PORT`` of an MLflow server to which every succeeded conversion is told; none without it."""
+    mlflow_name: str = "{name}"
+    """The registered model; ``{name}`` is the model file's own name."""
+    mlflow_alias: str = "candidate"
+    mlflow_experiment: str = "zsq"
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = True
 
@@ -121,6 +128,16 @@ class Settings(BaseSettings):
         if not url.startswith(("file:///", "s3://")):
             raise ValueError("the store is file:///FOLDER or s3://BUCKET/PREFIX")
         return url
+
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _without_password(cls, uri: str | None) -> str | None:
+        if uri is not None and (not uri.startswith(("http://", "https://")) or "@" in uri):
+            raise ValueError(
+                "MLflow is at http://HOST:PORT or https://...; who we are is said by MLFLOW_TRACKING_TOKEN, or "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return uri
 
     @property
     def is_sqlite(self) -> bool:

@@ -6,6 +6,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TypeVar
 
 import psycopg
@@ -17,7 +18,7 @@ from service.patience import is_passing
 from service.settings import Settings
 from service.storage import StoreDown
 
-__all__ = ["CannotStart", "await_database", "check_folder", "opened", "raise_descriptors"]
+__all__ = ["CannotStart", "await_database", "check_client", "check_folder", "opened", "raise_descriptors"]
 
 T = TypeVar("T")
 PAUSE = 2.0
@@ -40,6 +41,12 @@ def check_folder(settings: Settings) -> None:
             f"The data folder {settings.data_dir} cannot be written: {problem.strerror}. "
             "Give another one with --data-dir or ZSQ_DATA_DIR, or write access to this user."
         ) from problem
+
+
+def check_client(settings: Settings) -> None:
+    """MLflow's client is there if conversions are to be registered; raises CannotStart."""
+    if settings.mlflow_uri is not None and find_spec("mlflow") is None:
+        raise CannotStart("ZSQ_MLFLOW_URI is set, and MLflow's client is not installed: pip install 'zsq[mlflow]'.")
 
 
 def await_database(settings: Settings) -> None:

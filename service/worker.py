@@ -28,15 +28,16 @@ from service import isolation, logs
 from service.attempts import Attempts
 from service.conversion import COMMAND, Conversions
 from service.database import now
-from service.engine import Kind
+from service.engine import Handler, Kind
 from service.engine_dbos import DbosWorker
 from service.jobs import Jobs
 from service.liveness import Liveness, liveness_for
 from service.patience import GivenUp, Patience, is_passing
+from service.registration import Registrations
 from service.retention import Retention, remove_dead_folders
 from service.serving import workers
 from service.settings import Settings
-from service.startup import check_folder, opened
+from service.startup import check_client, check_folder, opened
 from service.storage import StoreDown
 from service.webhooks import Deliveries
 
@@ -57,6 +58,7 @@ def run_worker(settings: Settings, command: Sequence[str] = COMMAND) -> None:
     """Works until SIGTERM or SIGINT; with a concurrency above one, in that many processes of one conversion each."""
     logs.configure(settings)
     check_folder(settings)
+    check_client(settings)
     if settings.worker_concurrency > 1:
         _keep_several(settings)
     else:
@@ -97,11 +99,15 @@ class Worker:
         self._level = isolation.achievable_level(own_folder)
         self._conversions = Conversions(self.settings, self._attempts, own_folder, self._command)
         self._deliveries = Deliveries(self._jobs.database, self._jobs.engine, self.settings)
+        self._registrations = Registrations(self._jobs, self.settings, own_folder)
         self._forgive(patience)
         self._say_alive()
         self._engine = DbosWorker(self._jobs.database, self.id)
         of_jobs = {kind: partial(self._conversions, kind) for kind in OF_JOBS}
-        self._engine.start({**of_jobs, Kind.DELIVERY: self._deliveries})
+        handlers: dict[Kind, Handler] = {**of_jobs, Kind.DELIVERY: self._deliveries}
+        if self.settings.mlflow_uri is not None:  # others leave registrations to those who know where MLflow is
+            handlers[Kind.REGISTRATION] = self._registrations
+        self._engine.start(handlers)
         self._log.info("worker ready", isolation=self._level.name)
         for duty, period in (
             (self._fence, 0.5),
@@ -214,7 +220,7 @@ class Worker:
         self._orphans = seen
 
     def _keep_house(self) -> None:
-        lost = self._attempts.reconcile() + self._deliveries.reconcile()
+        lost = self._attempts.reconcile() + self._deliveries.reconcile() + self._registrations.reconcile()
         if lost:
             self._log.warning("queued again what the engine did not know", tasks=lost)
         retention = Retention(self._jobs, self.settings)

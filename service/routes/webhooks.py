@@ -10,10 +10,10 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.access import Converter, Reader
 from service.context import FromContext
+from service.outbox import WEBHOOKS, resend
 from service.problems import NoSuchDelivery, responses
 from service.schemas import Delivery, DeliveryList, WebhookSecret
 from service.signing import Secrets
-from service.webhooks import resend
 
 __all__ = ["router"]
 
@@ -60,5 +60,7 @@ async def send_again(
     principal: Converter,
 ) -> None:
     """One more try, soon, under the same id. Of one that waits for its next try anyway, nothing changes: 404."""
-    if not await run_in_threadpool(resend, context.jobs.database, context.jobs.engine, delivery, principal.sees):
+    if not await run_in_threadpool(
+        resend, context.jobs.database, context.jobs.engine, WEBHOOKS, delivery, principal.sees
+    ):
         raise NoSuchDelivery

@@ -17,10 +17,11 @@ from service import database as tables
 from service.addresses import PinnedTransport, Refused, check_url
 from service.engine import TaskState
 from service.jobs import Jobs
+from service.outbox import PAUSES, WEBHOOKS, resend
 from service.records import NewJob
 from service.settings import Settings
 from service.signing import Secrets
-from service.webhooks import PAUSES, Deliveries, resend
+from service.webhooks import Deliveries
 from tests.service.conftest import Starter
 from tests.service.harness import Service, wait_until
 from tests.service.web import served
@@ -298,6 +299,6 @@ def test_dead_letters_are_listed_and_sent_again(start: Starter, receivers: list[
         assert dead["last_error"] == "The receiver answered 500."
         assert api.post(f"/v1/webhooks/deliveries/{delivery}/resend").status_code == 202
         assert api.post(f"/v1/webhooks/deliveries/{delivery}/resend").status_code == 404, "it waits already"
-    assert not resend(service.jobs.database, service.jobs.engine, delivery, "bob"), "ann's"
+    assert not resend(service.jobs.database, service.jobs.engine, WEBHOOKS, delivery, "bob"), "ann's"
     service.worker()
     wait_until(lambda: row(service.jobs, delivery).status == "delivered", 30, "the delivery")
