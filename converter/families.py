@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["MOVING", "PASSING", "RECTIFIERS", "RENAMING", "SIGMOIDS", "SOFTMAXES", "WEIGHTED"]
+__all__ = ["CARRYING", "MOVING", "PASSING", "PRODUCTS", "RECTIFIERS", "RENAMING", "SIGMOIDS", "SOFTMAXES", "WEIGHTED"]
 
-WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"Gemm", "MatMul"})
+"""Layers that multiply matrices."""
+
+WEIGHTED = PRODUCTS | {"Conv"}
 """Layers whose weights onnxruntime multiplies in integers."""
 
 RENAMING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 """The same values in the same order; only the shape or the name is another."""
+
+CARRYING = RENAMING | {"Transpose", "Cast"}
+"""The same values, however they lie and of whatever type: a tensor on its way."""
 
 MOVING = RENAMING | {"Transpose", "Slice", "Split", "Gather", "Concat", "DepthToSpace", "SpaceToDepth", "Expand"}
 """Every value they write is one that they read."""

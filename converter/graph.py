@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import (
     AttributeProto,
@@ -34,12 +35,14 @@ __all__ = [
     "attribute",
     "captures",
     "clip_bounds",
+    "copied",
     "describe_value",
     "in_order",
     "multiply_adds",
     "opset",
     "output_channels",
     "reads_of",
+    "set_nodes",
     "skeleton",
     "subgraphs",
     "walk",
@@ -47,6 +50,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+M = TypeVar("M", bound=Message)
 Shape = tuple[int | str | None, ...]
 
 BIG = 1024  # elements from which a constant's values can no longer matter to shape inference
@@ -155,7 +159,7 @@ def skeleton(model: ModelProto, largest: int = BIG) -> ModelProto:
     for node in source.node:
         value = constant_tensor(node)
         if value is None or math.prod(value.dims) <= largest:
-            graph.node.add().CopyFrom(node)
+            graph.node.append(node)
         else:
             _add_light(graph, value, node.output[0], largest)
     return light
@@ -163,26 +167,24 @@ def skeleton(model: ModelProto, largest: int = BIG) -> ModelProto:
 
 def _without_vague_symbols(value: ValueInfoProto) -> ValueInfoProto:
     """The input without symbols that stand on several of its axes: an exporter's "?", not a claim that they agree."""
-    copied = ValueInfoProto()
-    copied.CopyFrom(value)
-    dims = copied.type.tensor_type.shape.dim
+    named = copied(value)
+    dims = named.type.tensor_type.shape.dim
     symbols = [dim.dim_param for dim in dims]
     for dim in dims:
         if dim.dim_param and symbols.count(dim.dim_param) > 1:
             dim.ClearField("dim_param")
-    return copied
+    return named
 
 
 def _without_shape(value: ValueInfoProto) -> ValueInfoProto:
-    copied = ValueInfoProto()
-    copied.CopyFrom(value)
-    copied.type.tensor_type.ClearField("shape")
-    return copied
+    bare = copied(value)
+    bare.type.tensor_type.ClearField("shape")
+    return bare
 
 
 def _add_light(graph: GraphProto, tensor: TensorProto, name: str, largest: int) -> None:
     if math.prod(tensor.dims) <= largest:
-        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer.append(tensor)
         graph.initializer[-1].name = name
     else:
         graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
@@ -310,6 +312,20 @@ def multiply_adds(node: NodeProto, graph: Graph, elements: Mapping[str, int]) ->
     name, axis = found
     shape = graph.initializers.shape(name)
     return elements.get(node.output[0], 0) * math.prod(shape) // max(shape[axis], 1)
+
+
+def copied(message: M) -> M:
+    """A message of its own with the same content."""
+    copy: M = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def set_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """The graph consists of these nodes in this order; they may be of those that it had."""
+    kept = [copied(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from converter.families import PRODUCTS, WEIGHTED
+
 __all__ = ["CONVENTIONS", "ONNXRUNTIME", "OTHERS", "SYMMETRIC", "Convention", "Precision", "Target"]
 
 SYMMETRIC = 255  # codes around a zero point of 0: -127 to 127
@@ -66,7 +68,7 @@ class Convention:
     @property
     def float_results(self) -> frozenset[str]:
         """The layers whose results are not rounded where they are written."""
-        return frozenset({"Conv", "MatMul", "Gemm"}) if self.reads_only else frozenset({"MatMul", "Gemm"})
+        return WEIGHTED if self.reads_only else PRODUCTS
 
     @property
     def levels(self) -> int:

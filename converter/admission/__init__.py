@@ -19,6 +19,7 @@ from converter.admission.structure import check_graph, check_interface, check_si
 from converter.admission.weights import check_weights
 from converter.admission.widening import tensors, widen
 from converter.errors import InvalidModel
+from converter.graph import copied
 from converter.interface import declared_types
 from converter.limits import Limits
 
@@ -58,8 +59,7 @@ def admit(source: str | Path | bytes | ModelProto, limits: Limits = Limits()) ->
 
 def _open(source: str | Path | bytes | ModelProto, limits: Limits) -> tuple[ModelProto, external_data.Place, int]:
     if isinstance(source, ModelProto):
-        model = ModelProto()
-        model.CopyFrom(source)
+        model = copied(source)
         return model, external_data.nowhere, model.ByteSize()
     place: external_data.Place = external_data.nowhere
     if isinstance(source, bytes):

@@ -8,14 +8,13 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from converter.admission.operators import name_of
 from converter.admission.wire import shorten
 from converter.errors import InvalidModel, UnsupportedModel
-from converter.families import RENAMING, WEIGHTED
+from converter.families import CARRYING, WEIGHTED
 from converter.graph import all_graphs, attribute, constant_tensor
 
 __all__ = ["check_weights"]
 
 LAYERS = WEIGHTED | {"ConvTranspose", "LSTM", "GRU", "RNN", "Einsum", "Attention", "DeformConv"}
 SCALED = {"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "PRelu"}
-CARRYING = RENAMING | {"Transpose", "Cast"}  # a weight on its way
 
 
 def check_weights(model: ModelProto) -> None:

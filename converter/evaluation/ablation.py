@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from converter.evaluation.grids import Grid, read_grids
-from converter.graph import Array, Graph, opset
+from converter.graph import Array, Graph, copied, opset, set_nodes
 from converter.sessions import Feeds, open_session, output_names, serialize
 
 __all__ = ["contributions", "switchable"]
@@ -24,8 +24,7 @@ LEAST_TENSORS = 24  # are tried of however large a model
 
 def switchable(float32: ModelProto, int8: ModelProto, tensors: Sequence[Grid]) -> ModelProto:
     """The float model with a further int64 input: k >= 0 puts tensor k, and only that, on its integer grid."""
-    model = ModelProto()
-    model.CopyFrom(float32)
+    model = copied(float32)
     if opset(model) < 13:
         raise ValueError("a grid per channel needs opset 13")
     codes = {tensor.name: tensor for tensor in int8.graph.initializer}
@@ -45,7 +44,7 @@ def switchable(float32: ModelProto, int8: ModelProto, tensors: Sequence[Grid]) -
         if tensor.kind == "activation":
             nodes.append(helper.make_node("QuantizeLinear", [plain, *grid], [f"{prefix}_codes"], axis=tensor.axis))
         else:
-            graph.initializer.add().CopyFrom(codes[tensor.codes])
+            graph.initializer.append(codes[tensor.codes])
             graph.initializer[-1].name = f"{prefix}_codes"
         nodes += [
             helper.make_node("DequantizeLinear", [f"{prefix}_codes", *grid], [f"{prefix}_rounded"], axis=tensor.axis),
@@ -59,13 +58,11 @@ def switchable(float32: ModelProto, int8: ModelProto, tensors: Sequence[Grid]) -
     given = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     rewired = [node for name, nodes in added.items() if name in given for node in nodes]
     for source in float32.graph.node:
-        node = NodeProto()
-        node.CopyFrom(source)
+        node = copied(source)
         node.input[:] = [taken.get(name, name) for name in source.input]
         node.output[:] = [f"{name}_zsq_plain" if f"{name}_zsq_plain" in added else name for name in source.output]
         rewired += [node, *(each for name in node.output for each in added.get(name, ()))]
-    del graph.node[:]
-    graph.node.extend(rewired)
+    set_nodes(graph, rewired)
     graph.input.append(helper.make_tensor_value_info(SWITCH, 7, []))
     return model
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from converter.families import MOVING
+from converter.families import CARRYING, MOVING
 from converter.graph import Graph
 from converter.inputs.plans import BYTE_SCALES, COLOURED, SOUND, InputKind, InputPlan, Scaling
 from converter.specifications import ChannelOrder
@@ -130,8 +130,7 @@ def _returning(graph: Graph) -> set[Convention]:
     return set()
 
 
-PASSING = ("Cast", "Transpose", "Identity", "Unsqueeze", "Reshape")
-ARITHMETIC = ("Sub", "Add", "Div", "Mul")
+ARITHMETIC = frozenset({"Sub", "Add", "Div", "Mul"})
 
 
 def _first_constants(graph: Graph, name: str) -> tuple[float, ...]:
@@ -140,7 +139,7 @@ def _first_constants(graph: Graph, name: str) -> tuple[float, ...]:
     tensor = name
     while len(readers := graph.consumers(tensor)) == 1 and len(found) < 4:
         node = readers[0]
-        if node.op_type not in (*PASSING, *ARITHMETIC):
+        if node.op_type not in CARRYING | ARITHMETIC:
             break
         if node.op_type in ARITHMETIC:
             values = [constant for each in node.input if (constant := _constant(graph, each)) is not None]

@@ -15,6 +15,7 @@ from converter.admission.loading import load
 from converter.capacity import affordable
 from converter.errors import InvalidOption
 from converter.exclusions import excluded_nodes
+from converter.families import SOFTMAXES
 from converter.graph import Graph, multiply_adds, weight_of
 from converter.inputs.batching import with_honest_batch
 from converter.inputs.calibration_data import fit_to_data
@@ -191,4 +192,4 @@ def _logits(graph: Graph, classes: ClassOutput | None) -> str | None:
     if classes is None:
         return None
     node = graph.producer(classes.name)
-    return node.input[0] if node is not None and node.op_type in ("Softmax", "LogSoftmax") else classes.name
+    return node.input[0] if node is not None and node.op_type in SOFTMAXES else classes.name

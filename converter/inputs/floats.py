@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from converter.families import PRODUCTS
 from converter.graph import Shape, attribute
 from converter.inputs.dataflow import Use, stored
 from converter.inputs.evidence import Evidence, Finding, symbolic
@@ -46,7 +47,7 @@ def recognize_floats(evidence: Evidence) -> Finding | None:
 
 
 def _is_data(use: Use) -> bool:
-    return use.place == 0 or (use.operator in ("MatMul", "Gemm") and use.place == 1)
+    return use.place == 0 or (use.operator in PRODUCTS and use.place == 1)
 
 
 def _single(evidence: Evidence) -> Finding | None:

@@ -45,7 +45,7 @@ WORDS: dict[str, Hint] = {
     }.items()
     for word in words.split()
 }
-PASSING = {  # words that tell a state that goes in from the one that comes back
+DIRECTIONS = {  # words that tell a state that goes in from the one that comes back
     *("input", "output", "in", "out", "i", "o", "new", "next", "prev", "previous", "past", "present", "last"),
     *("initial", "init", "final", "updated", "cur", "current", "value", "values"),
 }
@@ -68,7 +68,7 @@ def stem(name: str) -> str:
     ``h0`` and ``hn`` have the stem h, ``r1i`` and ``r1o`` r1, ``past_key_values.0.key`` and ``present.0.key`` 0.key; it
     is empty where nothing but a number is left.
     """
-    kept = [word for word in words(name) if word not in PASSING]
+    kept = [word for word in words(name) if word not in DIRECTIONS]
     if len(kept) > 1:  # state_n, key_values.0.key
         kept = [word for place, word in enumerate(kept) if word not in ("n", "t") and word not in kept[place + 1 :]]
     if len(kept) == 1 and len(kept[0]) <= 3:  # h0 becomes hn

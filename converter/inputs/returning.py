@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from converter.families import CARRYING
 from converter.graph import Graph, Shape, Value
 from converter.inputs.dataflow import leads_to
 from converter.inputs.evidence import Evidence, Finding, symbolic
@@ -10,7 +11,7 @@ from converter.inputs.plans import InputKind
 
 __all__ = ["compatible", "find_state", "returning_outputs"]
 
-CARRYING = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Concat", "Slice"})
+KEEPING = CARRYING | {"Concat", "Slice"}  # of a state: the oldest of it goes, what is new comes
 FIRST_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}  # operands
 
 
@@ -48,8 +49,8 @@ def find_state(evidence: Evidence) -> Finding | None:
 def _grown(evidence: Evidence) -> str | None:
     """The output that is this input with something appended along an axis."""
     for use in evidence.uses:
-        if use.operator == "Concat" and set(use.passed) <= CARRYING:
-            output = leads_to(evidence.graph, use.node.output[0], CARRYING - {"Concat"})
+        if use.operator == "Concat" and set(use.passed) <= KEEPING:
+            output = leads_to(evidence.graph, use.node.output[0], KEEPING - {"Concat"})
             shape = _shape(evidence.graph, output)
             grows = any(symbolic(size) for size in evidence.shape[1:])
             if output is not None and grows and (shape is None or len(shape) == len(evidence.shape)):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from torch import Tensor
 
+from converter.families import SOFTMAXES
 from converter.graph import Graph, weight_of
 from converter.inputs.plans import tensors
 from converter.normalization import BatchNormStatistics
@@ -150,7 +151,7 @@ def call_witnesses(
     scores = []
     if classes is not None and classes.name in reached:
         last = graph.producer(classes.name)
-        softmax = last is not None and last.op_type in ("Softmax", "LogSoftmax")
+        softmax = last is not None and last.op_type in SOFTMAXES
         scores = [(last.input[0] if softmax and last is not None else classes.name, False)]
     places = [] if scores else [(each.tensor, each.axis) for each in find_scores(graph, None) if each.tensor in reached]
     return Witnesses(

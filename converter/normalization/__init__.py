@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
+from converter.graph import copied
 from converter.normalization.affine import BatchNormStatistics, fold_affine
 from converter.normalization.bodies import fold_body_constants, lift_body_weights, lift_invariants
 from converter.normalization.branches import take_known_branches
@@ -67,8 +68,7 @@ class Normalized:
 
 def normalize(model: ModelProto) -> Normalized:
     """The model with opset 17 to 21, constants as initializers, named nodes, no no-ops, normalizations folded."""
-    work = ModelProto()
-    work.CopyFrom(model)
+    work = copied(model)
     changes: list[Change] = []
 
     def apply(*passes: Pass) -> int:
@@ -87,8 +87,7 @@ def normalize(model: ModelProto) -> Normalized:
     work, change, statistics = fold_affine(work)
     changes.append(change)
     apply(*LAST)
-    compact = ModelProto()  # protobuf frees the room of removed weights only with the whole message
-    compact.CopyFrom(work)
+    compact = copied(work)  # protobuf frees the room of removed weights only with the whole message
     return Normalized(compact, statistics, _summed(changes))
 
 

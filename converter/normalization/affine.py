@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
-from converter.graph import Graph, attribute
+from converter.graph import Graph, attribute, copied
 from converter.normalization.rewriting import Change, Rewriting
 
 __all__ = ["BatchNormStatistics", "fold_affine"]
@@ -311,9 +311,7 @@ class _Linear:
         bias = rewriting.add_constant(f"{result}_bias", affine.shift.astype(np.float32))
         product = node.output[0]
         added = helper.make_node("Add", [product, bias], [result], name=f"{node.name}_bias")
-        copied = NodeProto()
-        copied.CopyFrom(node)
-        rewriting.replace(node, copied, added)
+        rewriting.replace(node, copied(node), added)
 
 
 def _is_plain_gemm(node: NodeProto) -> bool:

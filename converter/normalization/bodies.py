@@ -10,7 +10,7 @@ from copy import deepcopy
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from converter.graph import all_graphs, attribute, opset, reads_of, subgraphs
+from converter.graph import all_graphs, attribute, copied, opset, reads_of, subgraphs
 from converter.normalization.constants import held_constant
 from converter.normalization.folding import LEFT_ALONE, evaluate
 from converter.normalization.rewriting import Change, Rewriting, rename_captured, tensor_of
@@ -116,8 +116,7 @@ def _invariants(node: NodeProto, rewriting: Rewriting) -> list[int]:
 
 def _without(node: NodeProto, fixed: list[int]) -> NodeProto:
     """The Loop with a body that reads those tensors from outside."""
-    body = GraphProto()
-    body.CopyFrom(attribute(node, "body"))
+    body: GraphProto = copied(attribute(node, "body"))
     pairs = [(body.input[place + CARRIED_FROM].name, node.input[place + CARRIED_FROM]) for place in fixed]
     for place in reversed(fixed):
         del body.input[place + CARRIED_FROM]

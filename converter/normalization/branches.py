@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
-from converter.graph import Array, attribute, subgraphs, walk
+from converter.graph import Array, attribute, copied, subgraphs, walk
 from converter.normalization.rewriting import Change, Rewriting
 
 __all__ = ["take_known_branches"]
@@ -24,8 +24,7 @@ def take_known_branches(model: ModelProto) -> tuple[ModelProto, Change]:
 
 def _taken(node: NodeProto, condition: Array, rewriting: Rewriting) -> list[NodeProto]:
     """The branch's nodes under names of the main graph; its outputs have the names of the If's."""
-    body = GraphProto()
-    body.CopyFrom(attribute(node, "then_branch" if condition.reshape(-1)[0] else "else_branch"))
+    body: GraphProto = copied(attribute(node, "then_branch" if condition.reshape(-1)[0] else "else_branch"))
     names = {tensor.name for tensor in body.initializer} | {name for each in body.node for name in each.output if name}
     renamed = {name: rewriting.fresh(f"{node.output[0]}_{name}") for name in sorted(names)}
     for inner, _ in walk(body):

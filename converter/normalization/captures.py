@@ -5,7 +5,7 @@ It lets a rectifier vanish into the range of the layer before it; a body would g
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, helper
 
 from converter.families import RECTIFIERS
 from converter.graph import captures
@@ -26,9 +26,7 @@ def copy_captures(model: ModelProto) -> tuple[ModelProto, Change]:
             for reader in rewriting.readers(name):
                 if name in reader.input:
                     rewriting.set_inputs(reader, [source if each == name else each for each in reader.input])
-            rectifier, copy = NodeProto(), helper.make_node("Identity", [source], [name])
-            rectifier.CopyFrom(node)
-            rectifier.output[0] = source
-            rewriting.replace(node, rectifier, copy)
+            rewriting.set_output(node, source)
+            rewriting.insert(node, after=[helper.make_node("Identity", [source], [name])])
             count += 1
     return rewriting.finish(), Change("copy_captures", count, "Rectified tensors copied for bodies that read them")

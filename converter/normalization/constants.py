@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from converter.graph import Array, captures, constant_tensor, walk
+from converter.graph import Array, captures, constant_tensor, copied, set_nodes, walk
 from converter.normalization.rewriting import Change
 
 __all__ = ["held_constant", "hoist_constants", "name_nodes", "remove_unused", "separate_inputs", "strip_annotations"]
@@ -45,13 +45,10 @@ def hoist_constants(model: ModelProto) -> tuple[ModelProto, Change]:
         if tensor is not None:
             graph.initializer.append(tensor)
         else:
-            copied = NodeProto()
-            copied.CopyFrom(node)
-            kept.append(copied)
+            kept.append(node)
     count = len(graph.node) - len(kept)
     if count:
-        del graph.node[:]
-        graph.node.extend(kept)
+        set_nodes(graph, kept)
     return model, Change("hoist_constants", count, "Constant nodes that became initializers")
 
 
@@ -59,8 +56,7 @@ def held_constant(node: NodeProto) -> TensorProto | None:
     """What a Constant node holds, in whichever of its forms, under the name of its output."""
     tensor = constant_tensor(node)
     if tensor is not None:
-        named = TensorProto()
-        named.CopyFrom(tensor)
+        named = copied(tensor)
         named.name = node.output[0]
         named.ClearField("doc_string")
         return named
@@ -110,13 +106,10 @@ def remove_unused(model: ModelProto) -> tuple[ModelProto, Change]:
     for node in reversed(graph.node):
         if not needed.isdisjoint(filter(None, node.output)):
             needed.update(filter(None, node.input), captures(node))
-            copied = NodeProto()
-            copied.CopyFrom(node)
-            kept.append(copied)
+            kept.append(node)
     count = len(graph.node) - len(kept)
     if count:
-        del graph.node[:]
-        graph.node.extend(reversed(kept))
+        set_nodes(graph, reversed(kept))
     for index in range(len(graph.initializer) - 1, -1, -1):
         if graph.initializer[index].name not in needed:
             del graph.initializer[index]

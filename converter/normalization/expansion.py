@@ -6,7 +6,7 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TypeProto, helper
 
 from converter.admission.functions import write_out
-from converter.graph import Graph, opset
+from converter.graph import Graph, copied, opset
 from converter.normalization.rewriting import Change
 
 __all__ = ["HIGHEST", "expand_new_operators", "fits"]
@@ -52,9 +52,7 @@ def fits(node: NodeProto, version: int) -> bool:
 def _definition(node: NodeProto, version: int, graph: Graph) -> FunctionProto | None:
     schema = onnx.defs.get_schema(node.op_type, version, "")
     if schema.has_function:  # type: ignore[attr-defined]
-        definition = FunctionProto()
-        definition.CopyFrom(schema.function_body)
-        return definition
+        return copied(schema.function_body)
     if not schema.has_context_dependent_function:  # type: ignore[attr-defined]
         return None
     types = [_type(name, graph).SerializeToString() for name in node.input]

@@ -15,7 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, nump
 
 from converter.admission.operators import name_of
 from converter.errors import UnsupportedModel
-from converter.graph import Array, Graph, attribute, opset, subgraphs, walk
+from converter.graph import Array, Graph, attribute, opset, set_nodes, subgraphs, walk
 from converter.normalization.expansion import HIGHEST, fits
 from converter.normalization.rewriting import Change
 
@@ -97,11 +97,7 @@ def _upgrade(graph: GraphProto, upgrade: Upgrade) -> None:
             if version > upgrade.version and adapted[-1].op_type in operators:
                 adapted[-1:] = operators[adapted[-1].op_type](adapted[-1], upgrade)
         nodes.extend(adapted)
-    copies = [NodeProto() for _ in nodes]
-    for copy, node in zip(copies, nodes, strict=True):
-        copy.CopyFrom(node)
-    del graph.node[:]
-    graph.node.extend(copies)
+    set_nodes(graph, nodes)
 
 
 def _take(node: NodeProto, name: str, default: Any = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto, helper
 
-from converter.graph import attribute
+from converter.graph import attribute, copied
 from converter.normalization.rewriting import Change, Rewriting
 
 __all__ = ["absorb_padding"]
@@ -50,8 +50,7 @@ def _takes(reader: NodeProto, tensor: str, axes: int) -> bool:
 
 def _padded(reader: NodeProto, source: str, pads: list[int]) -> NodeProto:
     own = attribute(reader, "pads", [0] * len(pads))
-    wider = NodeProto()
-    wider.CopyFrom(reader)
+    wider = copied(reader)
     del wider.attribute[:]
     wider.attribute.extend(each for each in reader.attribute if each.name not in ("pads", "auto_pad"))
     wider.attribute.append(helper.make_attribute("pads", [a + b for a, b in zip(own, pads, strict=True)]))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from converter.graph import Array, captures, subgraphs, walk
+from converter.graph import Array, captures, set_nodes, subgraphs, walk
 
-__all__ = ["Change", "Rewriting", "rename_captured", "tensor_of"]
+__all__ = ["Change", "Rewriting", "put_constants", "rename_captured", "tensor_of"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Rewriting:
         self._readers: dict[str, dict[int, NodeProto]] = {}
         self._captured: set[str] = set()
         self._replaced: dict[int, list[NodeProto]] = {}
+        self._beside: dict[int, tuple[list[NodeProto], list[NodeProto]]] = {}
         self._names = {name for node, _ in walk(model.graph) for name in (*node.input, *node.output)}
         self._names |= self.inputs | self.outputs | self._tensors.keys()
         for node in self.nodes:
@@ -132,7 +133,7 @@ class Rewriting:
 
     def adopt(self, tensor: TensorProto, name: str) -> None:
         """A copy of the tensor is an initializer of this name."""
-        self.model.graph.initializer.add().CopyFrom(tensor)
+        self.model.graph.initializer.append(tensor)
         self.model.graph.initializer[-1].name = name
         self._tensors[name] = self.model.graph.initializer[-1]
 
@@ -148,6 +149,14 @@ class Rewriting:
         self._leave(node)
         node.output[0] = name
         self._enter(node)
+
+    def insert(self, node: NodeProto, before: Sequence[NodeProto] = (), after: Sequence[NodeProto] = ()) -> None:
+        """Others come right before and right after the node, next to it what was inserted last."""
+        first, last = self._beside.setdefault(id(node), ([], []))
+        first.extend(before)
+        last[:0] = after
+        for other in (*before, *after):
+            self._enter(other)
 
     def remove(self, node: NodeProto) -> None:
         """The node is gone; its readers must have been redirected."""
@@ -194,24 +203,19 @@ class Rewriting:
     def finish(self) -> ModelProto:
         """The model with the changes written into its graph."""
         nodes = list(self._written(self.nodes))
-        if self._replaced or len(nodes) != len(self.model.graph.node):
-            copies = [_copy(node) for node in nodes]
-            del self.model.graph.node[:]
-            self.model.graph.node.extend(copies)
+        if self._replaced or self._beside or len(nodes) != len(self.model.graph.node):
+            set_nodes(self.model.graph, nodes)
         return self.model
 
     def _written(self, nodes: Iterable[NodeProto]) -> Iterable[NodeProto]:
         for node in nodes:
+            before, after = self._beside.get(id(node), ([], []))
+            yield from self._written(before)
             if id(node) in self._replaced:
                 yield from self._written(self._replaced[id(node)])
             else:
                 yield node
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copied = NodeProto()
-    copied.CopyFrom(node)
-    return copied
+            yield from self._written(after)
 
 
 def rename_captured(graph: GraphProto, old: str, new: str) -> None:
@@ -228,6 +232,13 @@ def rename_captured(graph: GraphProto, old: str, new: str) -> None:
     for value in graph.output:
         if value.name == old:  # a body's output is named by place, so an Identity would serve as well
             value.name = new
+
+
+def put_constants(model: ModelProto, values: Mapping[str, Array]) -> None:
+    """The initializers of these names have these values, as float32."""
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(tensor_of(tensor.name, np.asarray(values[tensor.name], np.float32)))
 
 
 def tensor_of(name: str, array: Array) -> TensorProto:

@@ -10,11 +10,10 @@ from onnx import NodeProto
 from torch import Tensor
 
 from converter.graph import Graph
+from converter.quantization.product_biases import MOST_STEPS
 from converter.quantization.qdq_writer import Range
 
 __all__ = ["least_steps"]
-
-LARGEST = 2**30  # half of what 32 bits hold, the rest for what bias correction adds
 
 
 def least_steps(node: NodeProto, graph: Graph, ranges: Mapping[str, Range]) -> Tensor | None:
@@ -26,4 +25,4 @@ def least_steps(node: NodeProto, graph: Graph, ranges: Mapping[str, Range]) -> T
         return None
     step = max((read.widened().high - read.widened().low) / (read.levels - 1), 1e-12)
     bias = torch.from_numpy(np.array(graph.initializers[node.input[2]], np.float32)).reshape(-1)
-    return bias.abs() / (step * LARGEST)
+    return bias.abs() / (step * MOST_STEPS)

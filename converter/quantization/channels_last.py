@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 
 from converter.families import RECTIFIERS
-from converter.graph import Graph
+from converter.graph import Graph, copied
+from converter.normalization.rewriting import Rewriting
 from converter.quantization.qdq_writer import Plan, WeightGrid
 
 __all__ = ["keep_channels_last"]
@@ -34,30 +35,23 @@ def keep_channels_last(model: ModelProto, plan: Plan) -> tuple[ModelProto, Plan]
     ]
     if not entering:
         return model, plan
-    changed = ModelProto()
-    changed.CopyFrom(model)
-    sums = {node.name: node for node in changed.graph.node}
+    rewriting = Rewriting(copied(model))
+    sums = {node.name: node for node in rewriting.nodes}
     made: dict[str, NodeProto] = {}
     weights, ranges = dict(plan.weights), dict(plan.ranges)
     for node, index in entering:
         tensor = node.input[index]
-        identity = made.setdefault(tensor, _identity(tensor))
-        channels = int((graph.shapes[tensor] or ())[1])  # type: ignore[arg-type]  # _enters saw that it is a number
-        weights[identity.input[1]] = WeightGrid(np.full(channels, 1 / LARGEST_CODE, np.float32), 0)
-        ranges[identity.output[0]] = plan.ranges[tensor]
-        sums[node.name].input[index] = identity.output[0]
-        ones = np.ones((channels, 1, 1, 1), np.float32)
-        identity.attribute.append(helper.make_attribute("group", channels))
-        changed.graph.initializer.append(numpy_helper.from_array(ones, identity.input[1]))
-    nodes = list(changed.graph.node)
-    for identity in made.values():
-        reader = min(nodes.index(sums[node.name]) for node, index in entering if node.input[index] == identity.input[0])
-        nodes.insert(reader, identity)
-    ordered = [_copy(node) for node in nodes]
-    del changed.graph.node[:]
-    changed.graph.node.extend(ordered)
+        if tensor not in made:
+            channels = int((graph.shapes[tensor] or ())[1])  # type: ignore[arg-type]  # _enters saw that it is a number
+            identity = made[tensor] = _identity(tensor, channels)
+            rewriting.make_constant(identity.input[1], np.ones((channels, 1, 1, 1), np.float32))
+            rewriting.insert(sums[node.name], before=[identity])
+            weights[identity.input[1]] = WeightGrid(np.full(channels, 1 / LARGEST_CODE, np.float32), 0)
+            ranges[identity.output[0]] = plan.ranges[tensor]
+        read = [made[tensor].output[0] if at == index else name for at, name in enumerate(sums[node.name].input)]
+        rewriting.set_inputs(sums[node.name], read)
     names = plan.nodes | {identity.name for identity in made.values()}
-    return changed, replace(plan, nodes=names, weights=weights, ranges=ranges)
+    return rewriting.finish(), replace(plan, nodes=names, weights=weights, ranges=ranges)
 
 
 def _enters(tensor: str, graph: Graph, plan: Plan) -> bool:
@@ -79,12 +73,8 @@ def _channels_last(tensor: str, graph: Graph, plan: Plan) -> bool:
     return producer is not None and producer.op_type == "Conv" and producer.name in plan.nodes
 
 
-def _identity(tensor: str) -> NodeProto:
+def _identity(tensor: str, channels: int) -> NodeProto:
     name = f"{tensor}_channels_last"
-    return helper.make_node("Conv", [tensor, f"{name}_ones"], [name], name, kernel_shape=[1, 1])
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy
+    node = helper.make_node("Conv", [tensor, f"{name}_ones"], [name], name, kernel_shape=[1, 1])
+    node.attribute.append(helper.make_attribute("group", channels))
+    return node

@@ -17,7 +17,8 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
-from converter.graph import Array, Graph, attribute, output_channels, reads_of, weight_of
+from converter.graph import Array, Graph, attribute, copied, output_channels, reads_of, weight_of
+from converter.normalization.rewriting import put_constants
 from converter.quantization.bias_room import least_steps
 from converter.quantization.low_bit_rounding import Inputs, fit
 from converter.quantization.qdq_writer import Range, WeightGrid
@@ -349,8 +350,7 @@ def _bias_add(node: NodeProto, graph: Graph) -> tuple[NodeProto, str] | None:
 
 def apply_correction(model: ModelProto, correction: Correction) -> ModelProto:
     """A copy of the model with the new weights and biases in it, biases added where a layer had none."""
-    changed = ModelProto()
-    changed.CopyFrom(model)
+    changed = copied(model)
     graph = Graph(model)
     values = dict(correction.weights)
     for node in changed.graph.node:
@@ -374,7 +374,5 @@ def apply_correction(model: ModelProto, correction: Correction) -> ModelProto:
             inputs = [*node.input[:2], name]
             del node.input[:]
             node.input.extend(inputs)
-    for tensor in changed.graph.initializer:
-        if tensor.name in values:
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(values[tensor.name], np.float32), tensor.name))
+    put_constants(changed, values)
     return changed

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto
 from torch import Tensor
 
 from converter.families import MOVING
-from converter.graph import Array, Graph, attribute, output_channels, weight_of
+from converter.graph import Array, Graph, attribute, copied, output_channels, weight_of
 from converter.inputs.plans import tensors
+from converter.normalization.rewriting import put_constants
 from converter.quantization.channel_numbers import Channels, Labels, Numbers, label_fresh
 from converter.reconstruction import Reconstruction
 from converter.sessions import Feeds
@@ -300,11 +301,8 @@ def _rescale(
             for name in node.input:
                 if name in graph.initializers and graph.initializers[name].size == len(grow):
                     values[name] = graph.initializers[name] * grow
-    changed = ModelProto()
-    changed.CopyFrom(model)
-    for tensor in changed.graph.initializer:
-        if tensor.name in values:
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(values[tensor.name], np.float32), tensor.name))
+    changed = copied(model)
+    put_constants(changed, values)
     count = sum(
         int((factors(numbers) != 1).sum()) for kind, numbers in made.values() if kind in ("layer", "norm", "scale")
     )

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from converter.errors import UnsupportedModel
-from converter.graph import Array, attribute, opset, walk
+from converter.graph import Array, attribute, copied, opset, set_nodes, walk
 
 __all__ = ["OPSET", "pack", "packed_bytes", "raise_opset"]
 
@@ -34,8 +34,7 @@ def pack(model: ModelProto, weights: Collection[str], widen: bool = True) -> Mod
     Without ``widen`` the DequantizeLinear itself reads INT4: onnxruntime 1.31 would otherwise fuse activations of 4
     bits into a QLinearConv, which cannot read them, and refuse its own result.
     """
-    packed = ModelProto()
-    packed.CopyFrom(model)
+    packed = copied(model)
     codes = {f"{name}:c" for name in weights}
     casts: list[NodeProto] = []
     narrow: set[str] = set()
@@ -56,9 +55,7 @@ def pack(model: ModelProto, weights: Collection[str], widen: bool = True) -> Mod
             else:
                 del node.input[2:]  # zero, which it is anyway, in whatever type the codes have
     if widen:
-        nodes = [*casts, *map(_copied, packed.graph.node)]
-        del packed.graph.node[:]
-        packed.graph.node.extend(nodes)
+        set_nodes(packed.graph, [*casts, *packed.graph.node])
     else:
         _state_types(packed)
     return packed
@@ -81,12 +78,6 @@ def _state_types(model: ModelProto) -> None:
             del model.graph.initializer[index]
 
 
-def _copied(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy
-
-
 def _nibbles(values: Array) -> bytes:
     """Two's complement of 4 bits, the first of two in the low half, as the ONNX standard packs them."""
     flat = values.astype(np.int8).reshape(-1).view(np.uint8) & 0x0F
@@ -103,8 +94,7 @@ def raise_opset(model: ModelProto) -> ModelProto:
     version = opset(model)
     if version >= OPSET:
         return model
-    raised = ModelProto()
-    raised.CopyFrom(model)
+    raised = copied(model)
     constants: list[TensorProto] = []
     for node, _ in walk(raised.graph):
         for since, adapters in ADAPTERS.items():

@@ -16,9 +16,9 @@ from converter.graph import Array, Graph
 from converter.normalization.constants import remove_unused
 from converter.normalization.rewriting import Rewriting
 
-__all__ = ["keep_products_on_integers"]
+__all__ = ["MOST_STEPS", "keep_products_on_integers"]
 
-MOST_STEPS = 2**30  # a bias beyond could overflow 32 bits together with the products
+MOST_STEPS = 2**30  # of a bias: half of what 32 bits hold, the rest for the products and for what correction adds
 
 
 def keep_products_on_integers(quantized: ModelProto, source: ModelProto) -> ModelProto:
@@ -63,8 +63,6 @@ def _write(after: NodeProto, index: int, codes: Array, steps: Array, rewriting: 
     name = after.input[index]
     stored = rewriting.add_constant(f"{name}:c", codes.astype(np.int32))
     scale = rewriting.add_constant(f"{name}:s", steps.astype(np.float32))
-    changed = NodeProto()
-    changed.CopyFrom(after)
-    changed.input[index] = rewriting.fresh(f"{name}:dq")
-    read = helper.make_node("DequantizeLinear", [stored, scale], [changed.input[index]], axis=0)
-    rewriting.replace(after, read, changed)
+    real = rewriting.fresh(f"{name}:dq")
+    rewriting.set_inputs(after, [real if at == index else each for at, each in enumerate(after.input)])
+    rewriting.insert(after, before=[helper.make_node("DequantizeLinear", [stored, scale], [real], axis=0)])

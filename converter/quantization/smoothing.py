@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 from torch import Tensor
 
-from converter.graph import Graph, attribute
+from converter.families import PRODUCTS
+from converter.graph import Graph, attribute, copied
 from converter.inputs.plans import tensors
 from converter.normalization.rewriting import Rewriting
 from converter.quantization.integer_weights import round_channels
@@ -69,13 +70,11 @@ def smooth(
     """The model with the inputs of the products named in ``dynamic`` smoothed, where that pays."""
     groups: dict[str, list[NodeProto]] = {}
     for node in graph.nodes:
-        if node.name in dynamic and node.op_type in ("MatMul", "Gemm") and node.input[0] not in graph.initializers:
+        if node.name in dynamic and node.op_type in PRODUCTS and node.input[0] not in graph.initializers:
             groups.setdefault(node.input[0], []).append(node)
     groups = {name: nodes for name, nodes in groups.items() if all(_own_weight(node, nodes, graph) for node in nodes)}
     reaches = _observe(network, {name: _weight(nodes[0], graph).shape[0] for name, nodes in groups.items()}, batches)
-    changed = ModelProto()
-    changed.CopyFrom(model)
-    rewriting = Rewriting(changed)
+    rewriting = Rewriting(copied(model))
     present = {node.name: node for node in rewriting.nodes}
     gains = {}
     for name, nodes in groups.items():
@@ -166,11 +165,8 @@ def _divide(name: str, readers: list[NodeProto], divisor: NDArray[np.float64], r
     inverse = rewriting.add_constant(f"{name}:inverse", (1 / divisor).astype(np.float32))
     smoothed = rewriting.fresh(f"{name}:smooth")
     for node in readers:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copy.input[0] = smoothed
-        before = [helper.make_node("Mul", [name, inverse], [smoothed], name=smoothed)] if node is readers[0] else []
-        rewriting.replace(node, *before, copy)
+        rewriting.set_inputs(node, [smoothed, *node.input[1:]])
+    rewriting.insert(readers[0], before=[helper.make_node("Mul", [name, inverse], [smoothed], name=smoothed)])
 
 
 def _absorbs(maker: NodeProto, readers: list[NodeProto], divisor: NDArray[np.float64], rewriting: Rewriting) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from onnx import NodeProto, TensorProto, helper
 
-from converter.graph import Graph, subgraphs
+from converter.graph import Graph, copied, subgraphs
 from converter.normalization.rewriting import rename_captured
 from converter.quantization.integer_weights import stored_weights
 from converter.quantization.weight_storage import Storage
@@ -26,8 +26,7 @@ def write_stored(node: NodeProto, graph: Graph, storage: Storage, unpacked: dict
 
 
 def _layer(node: NodeProto, graph: Graph, storage: Storage, unpacked: dict[str, str]) -> list[NodeProto]:
-    changed = NodeProto()
-    changed.CopyFrom(node)
+    changed = copied(node)
     nodes: list[NodeProto] = []
     for name, channels in stored_weights(node, graph).items():
         if name not in unpacked:

@@ -12,7 +12,8 @@ from enum import StrEnum
 
 from onnx import ModelProto, helper
 
-from converter.graph import Graph, attribute
+from converter.families import PRODUCTS
+from converter.graph import Graph, attribute, copied
 from converter.normalization.constants import remove_unused
 from converter.normalization.rewriting import Rewriting
 from converter.quantization.dynamic_nodes import cannot_be_dynamic, write_dynamic
@@ -47,13 +48,12 @@ def treat(model: ModelProto, wanted: Mapping[str, Treatment]) -> Treated:
     ``model`` is a float model, or one whose static nodes onnxruntime's quantizer has written already. A node that
     cannot be dynamic gets integer weights, one that has none stays float; the reasons say why.
     """
-    changed = ModelProto()
-    changed.CopyFrom(model)
+    changed = copied(model)
     graph = Graph(changed)
     settled, reasons = _settle(graph, wanted)
     rewriting = Rewriting(changed)
     tables = [node.input[0] for node in graph.nodes if node.op_type == "Gather" and node.name in settled]
-    multiplied = [node for node in graph.nodes if node.op_type in ("MatMul", "Gemm") and node.name in settled]
+    multiplied = [node for node in graph.nodes if node.op_type in PRODUCTS and node.name in settled]
     dynamic = [node for node in multiplied if settled[node.name] is Treatment.DYNAMIC]
     products = {node.input[1]: 0 for node in dynamic if not attribute(node, "transB", 0)}
     storage = Storage(rewriting, dict.fromkeys(tables), dict.fromkeys(node.input[1] for node in multiplied), products)
