@@ -1,6 +1,6 @@
-"""kill -9 of the worker, the API or everything at random moments of a real conversion through ``zsq serve``.
+"""kill -9 of the worker, the API or everything, or SIGTERM of everything, at random moments of a real conversion.
 
-python -m tests.chaos.kill MODEL.onnx [--database sqlite|postgresql] [--target worker|api|tree] [--times 20]
+python -m tests.chaos.kill MODEL.onnx [--database sqlite|postgresql] [--target worker|api|tree|term] [--times 20]
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import psutil
 from service.settings import Settings
 from tests.chaos.results import Results
 from tests.service.harness import ROOT, Cluster, kill_tree, wait_until
+
+ORDERLY_WITHIN = 25.0  # what docker/kubernetes gives
 
 
 class Serve:
@@ -121,7 +123,26 @@ def kill_everything(serve: Serve, _: str) -> None:
     serve.start()
 
 
-TARGETS: dict[str, Callable[[Serve, str], None]] = {"worker": kill_worker, "api": kill_api, "tree": kill_everything}
+def end_in_order(serve: Serve, _: str) -> None:
+    """As an orchestrator ends it: it says first that it is not ready, and is gone within the time it is given."""
+    began = time.monotonic()
+    serve.process.terminate()
+    wait_until(lambda: _says(serve, "draining"), serve.settings.drain_wait, "the API to say that it ends")
+    assert serve.process.wait(ORDERLY_WITHIN) == 0
+    print(f"ended in {time.monotonic() - began:.1f} s", flush=True)
+    serve.start()
+
+
+def _says(serve: Serve, status: str) -> bool:
+    return bool(serve.client.get("/readyz").json()["status"] == status)
+
+
+TARGETS: dict[str, Callable[[Serve, str], None]] = {
+    "worker": kill_worker,
+    "api": kill_api,
+    "tree": kill_everything,
+    "term": end_in_order,
+}
 
 
 def experiment(serve: Serve, target: str, model: Path, times: int, chance: random.Random) -> tuple[int, str]:

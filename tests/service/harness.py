@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -45,11 +46,17 @@ class Service:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.prefix: Sequence[str] = ()
 
-    def worker(self, command: Sequence[str] = (str(CHILD),), prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def worker(
+        self,
+        command: Sequence[str] = (str(CHILD),),
+        prefix: Sequence[str] = (),
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> subprocess.Popen[bytes]:
         """A worker process that converts by ``command``; its log is in the folder."""
         log = (self.folder / f"worker-{len(self.processes)}.log").open("wb")
+        environment = {**self.environment(), **variables}
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-c", WORKER, *command], env=self.environment(), stderr=log, cwd=ROOT
+            [*prefix, sys.executable, "-c", WORKER, *command], env=environment, stderr=log, cwd=ROOT
         )
         log.close()
         self.processes.append(process)
