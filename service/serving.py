@@ -101,7 +101,9 @@ def workers(settings: Settings, count: int) -> Iterator[threading.Event]:
     Setting the event ends them before: they finish or hand back their jobs meanwhile.
     """
     ending = threading.Event()
-    keepers = [threading.Thread(target=_keep, args=(settings, ending), name=f"worker-{n}") for n in range(count)]
+    keepers = [
+        threading.Thread(target=_keep, args=(_apart(settings, n), ending), name=f"worker-{n}") for n in range(count)
+    ]
     for keeper in keepers:
         keeper.start()
     try:
@@ -110,6 +112,12 @@ def workers(settings: Settings, count: int) -> Iterator[threading.Event]:
         ending.set()
         for keeper in keepers:
             keeper.join()
+
+
+def _apart(settings: Settings, number: int) -> Settings:
+    """The settings of one of several workers: each has a port of its own."""
+    first, step = settings.worker_metrics_port, settings.worker_concurrency
+    return settings if first is None else settings.model_copy(update={"worker_metrics_port": first + number * step})
 
 
 def _keep(settings: Settings, ending: threading.Event) -> None:

@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     worker: bool = True
     """Whether ``zsq serve`` starts a worker beside the API."""
     worker_concurrency: PositiveInt = 1
+    worker_metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where a worker process tells its own metrics; of several on one machine, each takes the next. None: nowhere."""
+    worker_metrics_host: str = "127.0.0.1"
+    """Beyond loopback a key of the scope metrics is asked for, as by the API."""
     worker_grace: float = Field(default=20.0, ge=0)
     """How long a worker that was asked to end lets running jobs finish before it hands them back."""
     job_time_limit: PositiveFloat = 3600.0
@@ -144,10 +148,11 @@ class Settings(BaseSettings):
         return self.database_url.startswith("sqlite")
 
     @property
-    def is_loopback(self) -> bool:
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
-
-    @property
     def requires_keys(self) -> bool:
         """Whether a request without a key is refused."""
-        return (not self.is_loopback) if self.auth is None else self.auth
+        return self.asks_for_keys(self.host)
+
+    def asks_for_keys(self, host: str) -> bool:
+        """Whether whoever listens there asks for keys."""
+        is_loopback = host in ("localhost", "::1") or host.startswith("127.")
+        return not is_loopback if self.auth is None else self.auth

@@ -26,6 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from service import database as tables
 from service import isolation, logs
 from service.attempts import Attempts
+from service.auth import Keys
 from service.conversion import COMMAND, Conversions
 from service.database import now
 from service.engine import Handler, Kind
@@ -39,6 +40,7 @@ from service.serving import workers
 from service.settings import Settings
 from service.startup import check_client, check_folder, opened
 from service.storage import StoreDown
+from service.vitals import Metrics, Vitals
 from service.webhooks import Deliveries
 
 __all__ = ["Worker", "run_worker"]
@@ -107,7 +109,9 @@ class Worker:
         handlers: dict[Kind, Handler] = {**of_jobs, Kind.DELIVERY: self._deliveries}
         if self.settings.mlflow_uri is not None:  # others leave registrations to those who know where MLflow is
             handlers[Kind.REGISTRATION] = self._registrations
-        self._engine.start(handlers)
+        self._metrics = Metrics(self.id, self._level.name, self.settings, Keys(self._jobs.database), self._vitals)
+        self._metrics.serve()
+        self._engine.start({kind: self._metrics.counted(kind, handler) for kind, handler in handlers.items()})
         self._log.info("worker ready", isolation=self._level.name)
         for duty, period in (
             (self._fence, 0.5),
@@ -151,7 +155,11 @@ class Worker:
                     self._log.warning("duty delayed", duty=duty.__name__, reason=str(problem)[:300])
                 else:
                     self._log.exception("duty failed", duty=duty.__name__)
+                self._metrics.failed(duty.__name__)
             self._gone.wait(period)
+
+    def _vitals(self) -> Vitals:
+        return Vitals(len(self._conversions.active), self._draining, self._liveness.lost_for())
 
     def _fence(self) -> None:
         """A worker that cannot be sure of its lock any more kills its children and starts anew under another name."""
