@@ -59,6 +59,10 @@ class UploadedModel(BaseModel):
     bytes: int = Field(description="Its length.")
     sha256: str
 
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        return cls(name=job.model_name, bytes=job.model_bytes, sha256=job.model_sha256)
+
 
 class Failure(BaseModel):
     """Why a conversion failed: the error's class, one sentence, the place in the model and the remedy."""
@@ -73,6 +77,10 @@ class Failure(BaseModel):
     tensor: str | None = None
     field: str | None = None
     remedy: str | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> Self | None:
+        return None if job.error is None else cls.model_validate(job.error)
 
 
 class Links(BaseModel):
@@ -126,14 +134,14 @@ class Conversion(BaseModel):
             progress=job.progress,
             message=job.message,
             seconds_left=job.seconds_left,
-            model=UploadedModel(name=job.model_name, bytes=job.model_bytes, sha256=job.model_sha256),
+            model=UploadedModel.of(job),
             options=job.options,
             priority=job.priority,
             attempt=job.attempt,
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
-            error=None if job.error is None else Failure.model_validate(job.error),
+            error=Failure.of(job),
             reused_from=job.reused_from,
             sizes=job.sizes,
             isolation=job.isolation,
@@ -168,8 +176,8 @@ class Inspection(BaseModel):
         return cls(
             id=job.id,
             status=job.status,
-            model=UploadedModel(name=job.model_name, bytes=job.model_bytes, sha256=job.model_sha256),
-            error=None if job.error is None else Failure.model_validate(job.error),
+            model=UploadedModel.of(job),
+            error=Failure.of(job),
             facts=facts,
         )
 

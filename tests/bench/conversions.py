@@ -17,13 +17,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from tests.bench.bars import MIB
 from tests.bench.evaluator import open_zoo
 from tests.bench.results import publish, table
+from tests.bench.static import build_static
 
 TITLE = "Conversions: what they cost, against onnxruntime's own"
 HEADER = ["model", "converter", "wall s", "user s", "system s", "peak MiB", "processor against onnxruntime's"]
@@ -75,43 +75,16 @@ def commands(name: str, folder: Path, threads: int) -> dict[str, list[str]]:
 
 
 def build(kind: str, name: str, target: Path) -> None:
-    """onnxruntime's own model of a zoo model, prepared as its documentation says."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_dynamic,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    """onnxruntime's own model of a zoo model."""
     zoo = open_zoo()
     spec = zoo.specs[name]
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            session = zoo.inference.open_session(spec.file)
-            self.feeds: Iterator[Any] = iter(
-                list(zoo.inference.feeds(session, spec, spec.dataset.calibration().first(SAMPLES)))
-            )
-
-        def get_next(self) -> Any:
-            return next(self.feeds, None)
-
     if kind == DYNAMIC:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
         quantize_dynamic(str(spec.file), str(target), weight_type=QuantType.QInt8, per_channel=True)
         return
-    prepared = target.with_suffix(".prepared.onnx")
-    quant_pre_process(str(spec.file), str(prepared))
-    quantize_static(
-        str(prepared),
-        str(target),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
+    session = zoo.inference.open_session(spec.file)
+    build_static(spec.file, target, list(zoo.inference.feeds(session, spec, spec.dataset.calibration().first(SAMPLES))))
 
 
 def rows(name: str, options: argparse.Namespace) -> Iterator[list[str]]:

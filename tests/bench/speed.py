@@ -29,6 +29,7 @@ from tests.bench.bars import MIB
 from tests.bench.clock import medians
 from tests.bench.evaluator import baseline_model, open_zoo, zoo_folder
 from tests.bench.results import publish, table
+from tests.bench.static import build_static
 from tests.bench.zoo import Conversion, convert
 
 TITLE = "Speed: conversions, and latency against onnxruntime's own INT8"
@@ -123,37 +124,11 @@ def large_row(folder: Path, options: argparse.Namespace) -> Row:
     conversion = convert(source, target, options.extra, options.threads)
     if conversion.failure is not None:
         return Row("ResNet-50, random weights", conversion)
-    noise_build(source, other)
+    noise = (np.random.default_rng(seed).normal(size=(1, 3, 224, 224)) for seed in range(3, -1, -1))
+    build_static(source, other, ({"image": each.astype(np.float32)} for each in noise))
     feed = {"image": np.random.default_rng(1).normal(size=(1, 3, 224, 224)).astype(np.float32)}
     times = compare((source, target, other), feed, options.latency_threads)
     return Row("ResNet-50, random weights", conversion, source.stat().st_size / target.stat().st_size, times, 150)
-
-
-def noise_build(source: Path, target: Path) -> None:
-    """onnxruntime's static U8/S8 model, calibrated on a few samples of noise."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Noise(CalibrationDataReader):  # type: ignore[misc]
-        left = 4
-
-        def get_next(self) -> dict[str, Any] | None:
-            self.left -= 1
-            if self.left < 0:
-                return None
-            return {"image": np.random.default_rng(self.left).normal(size=(1, 3, 224, 224)).astype(np.float32)}
-
-    prepared = target.with_suffix(".prepared.onnx")
-    quant_pre_process(str(source), str(prepared))
-    quantize_static(
-        str(prepared),
-        str(target),
-        Noise(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
 
 
 def memory_against_samples(folder: Path, options: argparse.Namespace) -> str:
