@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from converter.errors import InvalidOption, Stopped, allocation_failed
 from converter.findings import Caution, StepTaken
 
-__all__ = ["Attempts", "LeftOut"]
+__all__ = ["MOST_SAID", "Attempts", "LeftOut"]
 
 MOST_SAID = 160  # characters of a library's message that a report quotes
 

@@ -15,13 +15,18 @@ from onnx import ModelProto
 from converter.errors import InvalidModel
 from converter.options import Options
 
-__all__ = ["Provenance", "digest"]
+__all__ = ["Provenance", "digest", "versions"]
 
 KEY = "zsq"  # of the entry in the file's metadata
 PACKAGES = ("zsq", "onnx", "onnxruntime", "torch", "numpy")
 WITHOUT_EFFECT = frozenset({"validation", "min_agreement", "max_drop", "expected_accuracy"})  # on the model's bytes
 FILES = frozenset({"calibration"})  # of the owner's, known by their digest
 ALWAYS = frozenset({"seed", "threads"})
+
+
+def versions() -> dict[str, str]:
+    """What the result depends on, beside model and options."""
+    return {name: version(name) for name in PACKAGES}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Provenance:
             for name, value in given.items()
             if name in ALWAYS or (name not in WITHOUT_EFFECT | FILES and value != default[name])
         }
-        return cls(source, kept, {name: version(name) for name in PACKAGES}, calibration)
+        return cls(source, kept, versions(), calibration)
 
     @classmethod
     def read(cls, model: ModelProto) -> Self:

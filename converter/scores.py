@@ -13,7 +13,7 @@ from converter.families import MOVING, RENAMING, SIGMOIDS, SOFTMAXES
 from converter.graph import Graph, Shape, attribute
 from converter.options import OutputKind
 
-__all__ = ["ClassOutput", "Score", "class_output", "find_scores", "judged_tensors"]
+__all__ = ["FLOAT", "ClassOutput", "Score", "class_output", "find_scores", "judged_tensors"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from converter.errors import InvalidModel, UnsupportedModel
 from converter.graph import attribute, opset, walk
 from converter.limits import NEWEST_OPSET
 
-__all__ = ["check_operators"]
+__all__ = ["STANDARD", "check_operators"]
 
 STANDARD = ("", "ai.onnx")
 QUANTIZED = {

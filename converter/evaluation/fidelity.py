@@ -41,7 +41,7 @@ __all__ = [
 Doubles = NDArray[np.float64]
 
 NORMALIZING = frozenset({"LpNormalization", "Div"})  # rows of length one are what embeddings end in
-RESAMPLES = 2000
+RESAMPLES = 2000  # of the bootstrap: 50 of them lie beyond each end of a 95 % interval
 SAME = 1e-5  # of a value: where no more changes from sample to sample, it does not depend on them
 LEAST_TO_JUDGE = 16  # samples
 INDIFFERENT = 1.25  # times 1 / classes: an embedding's softmax; the least confident of 45 classifiers had 1.5

@@ -21,6 +21,7 @@ from converter.families import WEIGHTED
 from converter.findings import FloatNode, Kernels
 from converter.graph import Graph, attribute, walk
 from converter.quantization.qdq_writer import CODES, DEQUANTIZED, ROUNDED, float_name
+from converter.scores import FLOAT
 from converter.sessions import open_session
 
 __all__ = ["count_kernels", "count_macs", "optimize"]
@@ -39,7 +40,6 @@ INTEGER = re.compile(
 )
 EIGHT_BIT = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
 LAYERS = WEIGHTED | {"ConvTranspose"}
-FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 BLOCKED = "com.microsoft.nchwc"  # float convolutions and pooling over blocks of channels, named after their output
 TOKEN = re.compile(r"_token_\d+$")
 

@@ -30,7 +30,7 @@ __all__ = ["Measured", "measure"]
 
 BATCH = 8
 LAYER_BATCHES = 1  # that per-layer noise is measured on
-LATENCY_SECONDS = 1.0
+LATENCY_SECONDS = 1.0  # of running both models in turns, for medians that differ by two per cent from run to run
 ROUNDING_WORK = 30  # multiply-adds in whose time one value is rounded, put back and chosen: 3 ns at 10 billion a second
 
 

@@ -11,11 +11,11 @@ from onnx import ModelProto
 from converter.admission.loading import load
 from converter.inputs.drawing import draw_inputs
 from converter.inputs.plans import InputKind, InputPlan, assemble
+from converter.reconstruction.batching import BATCH_TOLERANCE
 from converter.sessions import Array
 
 __all__ = ["with_honest_batch"]
 
-TOLERANCE = 1e-3  # of an output's largest value: for another batch kernels may sum in another order
 SEED = 0
 
 
@@ -76,4 +76,4 @@ def _equal(one: Array, other: Array) -> bool:
         return bool(np.array_equal(one, other))
     finite = np.abs(other[np.isfinite(other)])
     largest = float(finite.max()) if finite.size else 0.0
-    return bool(np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * largest, equal_nan=True))
+    return bool(np.allclose(one, other, rtol=BATCH_TOLERANCE, atol=BATCH_TOLERANCE * largest, equal_nan=True))

@@ -18,7 +18,7 @@ from converter.inputs.priors import Array
 
 __all__ = ["SAMPLING_RATE", "draw", "draw_inputs", "lengths"]
 
-SAMPLING_RATE = 16_000
+SAMPLING_RATE = 16_000  # of nearly all networks that hear speech
 
 
 class Prior(Protocol):

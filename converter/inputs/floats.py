@@ -10,7 +10,7 @@ from converter.families import PRODUCTS
 from converter.graph import Shape, attribute
 from converter.inputs.dataflow import Use, stored
 from converter.inputs.evidence import Evidence, Finding, symbolic
-from converter.inputs.integers import find_mask, find_step
+from converter.inputs.integers import ORDERING, find_mask, find_step
 from converter.inputs.naming import Hint
 from converter.inputs.plans import FEW_CHANNELS, SOUND, InputKind, Scaling
 
@@ -24,7 +24,6 @@ FLAT_SIDE = 8  # of the smallest flattened picture: scikit-learn's digits
 ALIKE = 0.25  # correlation of first-layer weights of neighbouring pixels, from which the features are a picture's
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "STFT", "DFT", "Einsum")
 MOVES = ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand")
-COMPARING = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 
 
 def recognize_floats(evidence: Evidence) -> Finding | None:
@@ -59,7 +58,7 @@ def _single(evidence: Evidence) -> Finding | None:
     if (step := find_step(evidence)) is not None:
         return step
     first = next((use.operator for use in evidence.uses if use.operator not in MOVES), None)
-    if evidence.used(COMPARING):
+    if evidence.used(ORDERING):
         return Finding(InputKind.CONSTANT, "it is compared with other numbers: a threshold", value=0.5, batched=False)
     if first in ("Mul", "Div", "Pow"):
         return Finding(

@@ -11,11 +11,12 @@ from onnx import NodeProto
 
 from converter.graph import Graph, attribute
 from converter.inputs.dataflow import Use, stored
+from converter.inputs.drawing import SAMPLING_RATE
 from converter.inputs.evidence import Evidence, Finding, is_one, symbolic
 from converter.inputs.naming import Hint
 from converter.inputs.plans import InputKind
 
-__all__ = ["find_index", "find_mask", "find_step", "recognize_integers"]
+__all__ = ["ORDERING", "find_index", "find_mask", "find_step", "recognize_integers"]
 
 FEW_TYPES = 8  # rows of a table that tells segments apart; BERT has 2, others up to 4
 FORBIDDING = 100.0  # magnitude from which a factor of a mask forbids: exp(-100) is nothing in float32
@@ -23,7 +24,6 @@ STEPS = 1000  # of a diffusion process: DDPM (Ho et al. 2020) and nearly all tha
 ORDERING = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 COMPARING = ("Equal", *ORDERING)
 PARTS = frozenset({"Slice", "Split", "Gather"})  # behind which only a part of an input is left
-SAMPLING_RATE = 16_000  # of nearly all networks that hear speech
 MANY_BOXES = 100  # that a detector may find: COCO's evaluation counts so many
 SPECIAL = {  # vocabulary: begin, end and padding, as their publishers' tokenizers number them
     30522: (101, 102, 0),  # BERT and its kin, uncased

@@ -45,7 +45,7 @@ FLOAT_BYTES = 4  # a weight
 FINENESS = 4096  # sizes that the dynamic programme tells apart
 SHOWN = 64  # points of the frontier that the report keeps
 MOST_WORK = 2e11  # multiply-adds that may be spent on sensitivities
-SAMPLES = 32
+SAMPLES = 32  # that divergence is measured on; on 64 five small classifiers agreed no better
 
 
 @dataclass(frozen=True)

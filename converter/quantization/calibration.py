@@ -26,7 +26,7 @@ from converter.targets import SYMMETRIC
 
 __all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe"]
 
-BINS = 2048
+BINS = 2048  # of a histogram, as many as onnxruntime's percentiles are taken from
 PIECE = 1 << 17  # values counted at a time: they and their bins stay within a core's second-level cache
 SHRINKS = np.linspace(1.0, 0.02, 50)  # of an end of a range; behind a function little of it may matter
 MOST_TURNS = 4

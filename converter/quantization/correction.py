@@ -30,7 +30,7 @@ from converter.reconstruction import Reconstruction
 __all__ = ["Correction", "LayerChange", "Settings", "apply_correction", "correct"]
 
 COLUMNS_A_WEIGHT = 8  # input patches seen for each weight of a row, at most
-LEAST_COLUMNS = 20_000
+LEAST_COLUMNS = 20_000  # input patches that may be seen of any layer, however few weights its rows have
 WIDEST = 2_304  # weights a row up to which moments are kept: beyond, there are fewer patches than weights
 
 

@@ -19,7 +19,7 @@ __all__ = ["crossing_cost", "node_cost"]
 
 CALL = 1.0  # microseconds of calling any kernel
 FLOAT_RATE, FLOAT_RATE_COLOURS, INTEGER_RATE = 100e3, 45e3, 400e3  # multiply-adds a microsecond
-BLOCK = 16
+BLOCK = 16  # channels that float convolutions take together
 KEEPING = 0.4e-3  # an element: see converter.quantization.channels_last
 NARROW = 16  # rows of a Gemm up to which reading its weights decides: bytes a microsecond
 READ_RATE = 50e3

@@ -20,7 +20,7 @@ from converter.quantization.rounding import DAMPING, compensate, max_scale, mse_
 __all__ = ["Inputs", "aim", "fit"]
 
 FURTHER = 0.01  # damping of moments that are damped already
-SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the scale at which the largest weight still fits, tried in turn
 LARGEST = 2**26  # weights rounded at once, all steps tried together
 
 

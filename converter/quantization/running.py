@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import ModelProto
 
+from converter.attempts import MOST_SAID
 from converter.errors import Stopped, allocation_failed
 from converter.families import RECTIFIERS, WEIGHTED
 from converter.graph import Graph
@@ -17,7 +18,6 @@ from converter.sessions import Feeds, open_session
 __all__ = ["Written", "find_problem", "write_running"]
 
 MOST_TRIALS = 24  # of writing the model; by halves that finds several culprits among thousands of nodes
-MOST_SAID = 160  # characters of onnxruntime's message that a reason quotes
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from torch import Size, Tensor
 from converter.operators.signatures import Operator, Value
 from converter.reconstruction.execution import Edits, Plan, Program
 
-__all__ = ["Grown", "NotBatched", "SingleSamples", "grown"]
+__all__ = ["BATCH_TOLERANCE", "Grown", "NotBatched", "SingleSamples", "grown"]
 
-TOLERANCE = 1e-3  # of the largest value: for another batch kernels may sum in another order
+BATCH_TOLERANCE = 1e-3  # of the largest value: for another batch kernels may sum in another order
 
 
 class NotBatched(ValueError):
@@ -163,7 +163,7 @@ def _agrees(result: Value, single: Value, sample: int, times: int) -> bool:
     if not single.is_floating_point():
         return torch.equal(result, single)
     largest = single.abs().max().item() if single.numel() else 0.0
-    return torch.allclose(result, single, rtol=TOLERANCE, atol=TOLERANCE * largest, equal_nan=True)
+    return torch.allclose(result, single, rtol=BATCH_TOLERANCE, atol=BATCH_TOLERANCE * largest, equal_nan=True)
 
 
 def _samples_first(result: Tensor, single: Size) -> Tensor:

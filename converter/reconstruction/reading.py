@@ -11,6 +11,7 @@ import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, inliner, numpy_helper
 from torch import Tensor
 
+from converter.admission.operators import STANDARD
 from converter.errors import InvalidModel, UnsupportedModel
 from converter.operators import STEPWISE, select
 from converter.operators.casting import TORCH_TYPES
@@ -21,7 +22,6 @@ __all__ = ["read_model", "read_tensor"]
 
 NEWEST_OPSET = 28  # the newest whose operators were verified
 LEGACY = {"consumed_inputs"}  # a hint of opset 5 and before, without meaning for the result
-STANDARD = ("", "ai.onnx")
 
 
 def read_model(model: ModelProto) -> Program:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from onnx import ModelProto
@@ -39,7 +38,7 @@ from converter.inputs.plans import ADJUSTABLE, COLOURED, CONVENTIONAL, SURE, Inp
 from converter.inputs.task import Task
 from converter.normalization import Normalized
 from converter.options import Options
-from converter.provenance import digest
+from converter.provenance import digest, versions
 from converter.quantization.stage import Integers
 from converter.quantization.target_forms import target_forms
 from converter.report import Report
@@ -50,7 +49,6 @@ from converter.synthesis import Synthesis
 
 __all__ = ["Facts", "assemble_report"]
 
-PACKAGES = ("zsq", "onnx", "onnxruntime", "torch", "numpy")
 WORDS = {
     InputKind.PICTURE: "pictures with the 1/f spectrum of natural images",
     InputKind.SIGNAL: "signals with a 1/f spectrum and a varying loudness",
@@ -179,7 +177,7 @@ def _environment(facts: Facts, options: Options) -> Environment:
         vnni=cpu.vnni,
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        packages={name: version(name) for name in PACKAGES},
+        packages=versions(),
         started=facts.started.isoformat(timespec="seconds"),
     )
 

@@ -13,7 +13,7 @@ from converter.report.words import bytes_, error_share, number
 
 __all__ = ["draw_frontier", "draw_losses", "draw_margins", "draw_ranges", "draw_sqnr"]
 
-MOST_COLUMNS = 240
+MOST_COLUMNS = 240  # of a chart: more would be narrower than two pixels
 
 
 def _thinned(layers: Sequence[Layer], worst: Callable[[Layer], float]) -> list[Layer]:

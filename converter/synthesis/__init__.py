@@ -38,7 +38,7 @@ __all__ = ["METHODS", "Problem", "Samples", "Synthesis", "batches", "expected_st
 
 Raw = dict[str, NDArray[Any]]
 CLASS_SHARE = 0.6  # of the samples are moved towards a class; at 3/8 five classifiers lost 0.5 dB in the mean
-CALIBRATION_STEPS = 40
+CALIBRATION_STEPS = 40  # at most: most batches are confident long before
 EXERTION = {Effort.FAST: 0.0, Effort.NORMAL: 1.0, Effort.BEST: 4.0}  # times the steps; at 0 the prior is all
 USUAL_STEPS = 14  # after which a batch is confident: 6 to 17 on six networks of pictures
 HELD_OUT_STEPS = 12  # fewer, so that the held-out samples' margins are between noise's and a textbook picture's

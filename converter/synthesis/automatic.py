@@ -23,7 +23,7 @@ from converter.scores import Score
 __all__ = ["BATCH", "approach_scores"]
 
 RATE = 0.012  # of a picture in [0, 1] a step, or of a deviation for other inputs
-BETAS = (0.9, 0.999)
+BETAS = (0.9, 0.999)  # of Adam's moments, as its authors propose
 CONFIDENT = 0.02  # cross-entropy at which a batch is left alone
 BATCH = 8
 SPARSE = 100  # a detector sees something at one place in so many, at most

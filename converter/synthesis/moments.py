@@ -46,7 +46,7 @@ ELEMENTWISE = {
     *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal"),
     *("Pow", "Sin", "Cos", "Add", "Sub", "Mul", "Div", "Min", "Max", "Identity", "Cast"),
 }
-CARRYING = (MOVING - ELEMENTWISE) | {"Pad", "Tile", "Dropout", "Resize"}
+RELOCATING = (MOVING - ELEMENTWISE) | {"Pad", "Tile", "Dropout", "Resize"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ class _Walk:
             return {}
         if node.op_type in ELEMENTWISE and (root := self._root(node, chance)) is not None:
             return {outputs[0]: self._through_function(node, root)}
-        rule = RULES.get("moving" if node.op_type in CARRYING else node.op_type)
+        rule = RULES.get("moving" if node.op_type in RELOCATING else node.op_type)
         found = rule(self, node, chance) if rule is not None else None
         return found if found is not None else self._sample(node, reads)
 
