@@ -29,6 +29,7 @@ from converter.normalization.padding import absorb_padding
 from converter.normalization.pooling import restore_global_pooling
 from converter.normalization.products import unify_gemm
 from converter.normalization.rewriting import Change
+from converter.normalization.softmax import restore_softmax
 
 __all__ = ["BatchNormStatistics", "Change", "Normalized", "normalize", "probe", "verify_equivalence"]
 
@@ -83,7 +84,7 @@ def normalize(model: ModelProto) -> Normalized:
     for _ in range(MOST_ROUNDS):
         if not apply(*REPEATED):
             break
-    apply(restore_layer_norm, absorb_padding, unify_gemm)
+    apply(restore_layer_norm, restore_softmax, absorb_padding, unify_gemm)
     work, change, statistics = fold_affine(work)
     changes.append(change)
     apply(*LAST)
