@@ -11,10 +11,20 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["FORWARD_BYTES", "GRADIENT_BYTES", "SPEED", "affordable", "fitting", "gradient_seconds", "spread"]
+__all__ = [
+    "FORWARD_BYTES",
+    "GRADIENT_BYTES",
+    "SPEED",
+    "affordable",
+    "fitting",
+    "forward_seconds",
+    "gradient_seconds",
+    "spread",
+]
 
 SPEED = 20e9  # multiply-adds a second, forward and backward, that one thread is trusted with
 ELEMENT_SECONDS = 3.5e-9  # forward and backward, where layers are so thin that memory is what takes time
+FORWARD = 0.4  # of a gradient step; 0.43 on SqueezeNet, 0.37 on MobileNetV1, 0.45 on ResNet-20
 FORWARD_BYTES = 512e6  # that all tensors of the samples that go through a network together may take
 GRADIENT_BYTES = 600e6  # the same where a backward pass keeps them: with what it adds, below 1.5 GiB for small models
 
@@ -34,6 +44,11 @@ def affordable(elements: int, wanted: int, room: float = FORWARD_BYTES) -> int:
 def gradient_seconds(multiply_adds: float, elements: float = 0, overhead: float = 0.0) -> float:
     """Seconds of one gradient step over so much arithmetic and so many numbers, ``overhead`` if there were none."""
     return max(3 * multiply_adds / SPEED + overhead, elements * ELEMENT_SECONDS)
+
+
+def forward_seconds(multiply_adds: float, elements: float) -> float:
+    """Seconds of one forward pass over so much arithmetic and so many numbers."""
+    return FORWARD * gradient_seconds(multiply_adds, elements)
 
 
 def spread(batches: Sequence[Batch], samples: int) -> list[Batch]:

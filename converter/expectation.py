@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from math import prod
 
-from converter.capacity import SPEED, gradient_seconds
+from converter.capacity import SPEED, forward_seconds, gradient_seconds
 from converter.graph import weight_of
 from converter.inputs.task import Task
 from converter.options import Method, Options, Precision
 from converter.progress import Stage
 from converter.synthesis import expected_steps
-from converter.synthesis.stage import MORE, SHARE
+from converter.synthesis.stage import SHARE, affordable_counts
 
 __all__ = ["expected_seconds"]
 
-FORWARD = 0.4  # of a gradient step; 0.43 on SqueezeNet, 0.37 on MobileNetV1, 0.45 on ResNet-20
 PASSES = 6  # forward passes of all samples that ranges, rounding and correction take together
 LAYER = 0.06  # seconds of a layer's rounding and correction, however small it is
 COLUMNS = 20_000  # input patches whose second moments are taken, of K values each
@@ -29,10 +28,10 @@ def expected_seconds(task: Task, options: Options) -> dict[Stage, float]:
     Only their proportion matters for the bar; what the machine really takes corrects the time left as it goes.
     """
     step = gradient_seconds(task.multiply_adds, task.elements)  # of one sample
-    forward = FORWARD * step
+    forward = forward_seconds(task.multiply_adds, task.elements)
     numbers = sum(prod(plan.shape) for plan in task.plans)
-    samples = options.samples * MORE[options.effort]
-    synthesis = 2 * samples * numbers * DRAWING
+    samples, held_out = affordable_counts(task, options)
+    synthesis = (samples + held_out) * numbers * DRAWING
     if options.method is Method.AUTO:
         synthesis += step * expected_steps(samples, options.effort, options.time_budget * SHARE / max(step, 1e-9))
     elif options.method is not Method.NOISE:
@@ -51,6 +50,6 @@ def expected_seconds(task: Task, options: Options) -> dict[Stage, float]:
         Stage.SYNTHESIS: synthesis,
         Stage.OPTIMIZATION: optimization,
         Stage.QUANTIZATION: WRITING,
-        Stage.FIDELITY: MEASURING + 2 * samples * forward,
+        Stage.FIDELITY: MEASURING + 2 * held_out * forward,
         Stage.REPORT: REPORTING,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.capacity import ELEMENT_SECONDS, SPEED, affordable, fitting, gradient_seconds, spread
+from converter.capacity import ELEMENT_SECONDS, SPEED, affordable, fitting, forward_seconds, gradient_seconds, spread
 
 
 @pytest.mark.parametrize(("one", "expected"), [(1.0, 8), (30.0, 3), (99.0, 1), (1000.0, 1), (0.0, 8)])
@@ -33,3 +33,8 @@ def test_batches_are_spread_over_all() -> None:
     assert [int(each["x"][0, 0]) for each in spread(batches, 8)] == [0, 4]
     assert [int(each["x"][0, 0]) for each in spread(batches, 3)] == [0]
     assert len(spread(batches, 1000)) == 8
+
+
+def test_a_forward_pass_is_a_part_of_a_step() -> None:
+    assert 0 < forward_seconds(1e9, 1e6) < gradient_seconds(1e9, 1e6)
+    assert forward_seconds(0, 2e9) == pytest.approx(2 * forward_seconds(0, 1e9))

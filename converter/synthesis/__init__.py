@@ -40,6 +40,7 @@ Raw = dict[str, NDArray[Any]]
 CLASS_SHARE = 0.6  # of the samples are moved towards a class; at 3/8 five classifiers lost 0.5 dB in the mean
 CALIBRATION_STEPS = 40  # at most: most batches are confident long before
 EXERTION = {Effort.FAST: 0.0, Effort.NORMAL: 1.0, Effort.BEST: 4.0}  # times the steps; at 0 the prior is all
+LEAST_STEPS = 3  # each goes an 80th of a picture's range
 USUAL_STEPS = 14  # after which a batch is confident: 6 to 17 on six networks of pictures
 HELD_OUT_STEPS = 12  # fewer, so that the held-out samples' margins are between noise's and a textbook picture's
 
@@ -133,8 +134,10 @@ def synthesize(
     seed: int,
     own: CalibrationData | None = None,
     effort: Effort = Effort.NORMAL,
+    apart: int | None = None,
 ) -> Synthesis:
-    """Calibration and held-out samples by one method; only those held out where the owner's data calibrate.
+    """``count`` samples to calibrate with and ``apart`` (as many) held out, by one method; only those held out where
+    the owner's data calibrate.
 
     Our own method takes ``effort``; those of the papers have their own number of steps. Raises InvalidOption for a
     method that does not exist.
@@ -143,10 +146,11 @@ def synthesize(
         raise InvalidOption(
             f"The method {method} is not available.", field="method", remedy=f"Use {', '.join(METHODS)}."
         )
-    started, count = time.monotonic(), _whole_batches(count, problem.plans)
+    started = time.monotonic()
+    apart, count = (_whole_batches(each, problem.plans) for each in (apart or count, count))
     steps = problem.affordable_steps(round(CALIBRATION_STEPS * EXERTION[effort]), round(count * CLASS_SHARE))
-    if 4 * problem.elements > GRADIENT_BYTES:
-        steps = 0  # what a gradient step keeps of one sample is more than a conversion may take
+    if steps < LEAST_STEPS or 4 * problem.elements > GRADIENT_BYTES:
+        steps = 0  # that little moves nothing, or a step keeps more of one sample than a conversion may take
     fewer = _held_out_steps(steps)
     first = 0.0 if own is not None else 1.0 if method is Method.NOISE else max(steps, 1) / max(steps + fewer, 1)
     calibrating = replace(problem, progress=lambda share: problem.progress(first * share))
@@ -157,9 +161,9 @@ def synthesize(
     with attempts.optional("synthesis", f"Synthesis by {method}"):
         made = made or METHODS[method](calibrating, count, seed, STEPS.get(method, steps))  # the papers bound theirs
     with attempts.optional("held-out", "Moving held-out samples towards classes"):
-        held_out = synthesize_auto(judging, count, seed + 1, fewer, other=True)
+        held_out = synthesize_auto(judging, apart, seed + 1, fewer, other=True)
     made = made or synthesize_auto(problem, count, seed, 0)  # the prior alone needs nothing of the network
-    held_out = held_out or synthesize_auto(problem, count, seed + 1, 0, other=True)
+    held_out = held_out or synthesize_auto(problem, apart, seed + 1, 0, other=True)
     taken = len(made.loss) if method in STEPS or own is not None else steps
     calibration, judged = made.raw, held_out.raw
     with attempts.optional("states", "Running states in"):

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from converter.capacity import fitting, forward_seconds
 from converter.checkpoints import Checkpoints, Saved
 from converter.inputs.calibration_data import CalibrationData
 from converter.inputs.task import Task
@@ -14,12 +15,15 @@ from converter.progress import Reporter, Stage
 from converter.scores import find_scores
 from converter.synthesis import Problem, Synthesis, synthesize
 
-__all__ = ["make_samples"]
+__all__ = ["affordable_counts", "make_samples"]
 
 SHARE = 0.4  # of the time budget that synthesis may take
 PROGRESS = {Method.AUTO: "moving samples towards classes", Method.NOISE: "drawing noise"}
 MORE = {Effort.FAST: 1, Effort.NORMAL: 1, Effort.BEST: 4}  # times the samples that were asked for
 MOST_SAMPLES = 4096
+PASSES = 4  # forward passes that one sample costs, drawn, observed and rounded with, or drawn and judged on
+LOOKING = 0.3  # of the time budget that these passes may take
+FEWEST, FEWEST_JUDGED = 8, 16  # samples, as few as may be asked for, and as few as scales are judged by
 PATIENCE = 20.0  # times its share before the clock ends synthesis, which only a hopelessly slow machine reaches
 
 
@@ -46,10 +50,26 @@ def make_samples(
         time.monotonic() + PATIENCE * seconds,
         lambda share: reporter(Stage.SYNTHESIS, share, PROGRESS.get(options.method, "matching statistics")),
     )
-    count = min(options.samples * MORE[options.effort], MOST_SAMPLES)
-    made = synthesize(problem, options.method, count, options.seed, own, options.effort)
+    count, judged = affordable_counts(task, options)
+    made = synthesize(problem, options.method, count, options.seed, own, options.effort, judged)
+    if own is None and count < options.samples:
+        words = f"{count} samples calibrate and {judged} judge instead of {options.samples} each"
+        note = f"{words}: for networks and inputs of this size the time budget leaves no room for more."
+        made = replace(made, notes=(*made.notes, note))
     checkpoints.save(Stage.SYNTHESIS, _saved(made))
     return made
+
+
+def affordable_counts(task: Task, options: Options) -> tuple[int, int]:
+    """Samples to calibrate with and to judge with: as many as were asked for where the time budget has room for them.
+
+    What is found on them are ranges, moments and errors of the values in all tensors; where one pass takes long there
+    are so many values that a few samples show as much as dozens of small pictures.
+    """
+    wanted = min(options.samples * MORE[options.effort], MOST_SAMPLES)
+    one = PASSES * forward_seconds(task.multiply_adds, task.elements)
+    room = options.time_budget * LOOKING * MORE[options.effort]
+    return fitting(one, room, wanted, FEWEST), fitting(one, room, wanted, min(wanted, FEWEST_JUDGED))
 
 
 def _saved(made: Synthesis) -> Saved:

@@ -19,7 +19,7 @@ from converter.pipeline import convert
 from converter.progress import Reporter
 from converter.reconstruction import reconstruct
 from converter.synthesis import Synthesis, batches
-from converter.synthesis.stage import make_samples
+from converter.synthesis.stage import affordable_counts, make_samples
 from tests.digits import Digits
 from tests.networks import HEAD, biases, head, model_of, node, residual, weights
 
@@ -168,3 +168,18 @@ def test_weights_are_compensated_unless_in_a_hurry() -> None:
         made = convert(classifier(), Options.from_dict({"samples": 8, "time_budget": 5, "effort": effort}))
         rounding = next(each for each in made.report.quantization.steps if each.name == "rounding")
         assert rounding.applied is compensated
+
+
+def test_large_networks_get_as_few_samples_as_fit_and_the_report_says_so() -> None:
+    """By their size alone: what is asked for where there is room, and never fewer than ranges and scales take."""
+    options = Options(samples=24)
+    task = task_of(classifier(), options)
+    large = replace(task, multiply_adds=10**10)
+    assert affordable_counts(task, options) == (24, 24)
+    assert affordable_counts(large, options) == (8, 16)
+    assert affordable_counts(large, replace(options, time_budget=600.0)) == (24, 24)
+    assert affordable_counts(large, replace(options, samples=8)) == (8, 8)
+    made = make_samples(large, options, Reporter(), Checkpoints())
+    assert (len(made.calibration["x"]), len(made.held_out["x"])) == (8, 16)
+    assert any("8 samples calibrate and 16 judge instead of 24" in note for note in made.notes)
+    assert not make_samples(task, options, Reporter(), Checkpoints()).notes
