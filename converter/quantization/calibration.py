@@ -143,30 +143,44 @@ class Observer:
 
 
 class _Error:
-    """The squared error of a range over a histogram, behind the function that follows."""
+    """The squared error of a range over a histogram, behind the function that follows, from running sums over bins."""
 
     def __init__(self, observer: Observer, levels: int, function: Function | None) -> None:
         filled = observer.counts > 0
-        self.centres, self.counts = observer.centres[filled], observer.counts[filled]
+        self.centres, counts = observer.centres[filled], observer.counts[filled].astype(np.float64)
         self.levels, self.function = levels, function
+        self.ends: dict[float, float] = {}
         if function is None:
-            self.after, self.slope = self.centres, np.ones_like(self.centres)
+            after, slope = self.centres, np.ones_like(self.centres)
         else:
-            self.after = function(self.centres)
+            after = function(self.centres)
             reach = observer.width / 2
-            self.slope = (function(self.centres + reach) - function(self.centres - reach)) / observer.width
+            slope = (function(self.centres + reach) - function(self.centres - reach)) / observer.width
+            ends = np.append(np.outer([observer.low, observer.high], SHRINKS), 0.0)
+            self.ends = dict(zip(ends.tolist(), function(ends).tolist(), strict=True))
+        self.slopes = _running(counts * slope**2)
+        self.moments = [_running(counts * after**power) for power in range(3)]
 
     def __call__(self, low: float, high: float) -> float:
         step = max((high - low) / (self.levels - 1), 1e-12)
-        clipped = np.clip(self.centres, low, high)
-        inside = clipped == self.centres
-        ends = clipped if self.function is None else np.where(inside, self.after, self._at_ends(low, high))
-        return float((self.counts * np.where(inside, (self.slope * step) ** 2 / 12, (self.after - ends) ** 2)).sum())
+        first, last = np.searchsorted(self.centres, low), np.searchsorted(self.centres, high, "right")
+        below = [each[first] for each in self.moments]
+        above = [each[-1] - each[last] for each in self.moments]
+        rounded = (self.slopes[last] - self.slopes[first]) * step**2 / 12
+        return float(rounded + self._clipped(below, low) + self._clipped(above, high))
 
-    def _at_ends(self, low: float, high: float) -> NDArray[np.float64]:
-        assert self.function is not None
-        bottom, top = self.function(np.array([low, high], np.float64))
-        return np.asarray(np.where(self.centres < low, bottom, top), np.float64)
+    def _clipped(self, moments: list[float], end: float) -> float:
+        """The error of values with these moments that all become the end of the range."""
+        if end not in self.ends:
+            self.ends[end] = end if self.function is None else float(self.function(np.array([end], np.float64))[0])
+        count, total, squares = moments
+        reached = self.ends[end]
+        return max(squares - 2 * reached * total + reached**2 * count, 0.0)
+
+
+def _running(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum of all values before each place, and of all."""
+    return np.concatenate([[0.0], np.cumsum(values)])
 
 
 def _in_memory(values: Tensor) -> Tensor:
