@@ -20,10 +20,12 @@ from converter.families import RECTIFIERS
 from converter.graph import Graph, multiply_adds, weight_of
 from converter.options import Prefer
 from converter.quantization.costs import crossing_cost, node_cost
-from converter.quantization.placement import Placement, place, quantized_tensors
+from converter.quantization.placement import Placement, candidates, place, quantized_tensors
 from converter.targets import ONNXRUNTIME, Convention
 
 __all__ = ["ACCEPTABLE", "FEW_WEIGHTS", "Floor", "choose_precision", "integer_cost"]
+
+Costs = Mapping[str, tuple[float, float]]  # of each node, in float and on integers
 
 SLACK = 0.03  # of the all-integer model's estimated time
 FLOAT_WEIGHTS = 0.03  # of all weights may stay float for accuracy's sake (0.02 kept ViT's worst layer on integers),
@@ -72,15 +74,16 @@ def choose_precision(
     ``damage`` is each tensor's when rounded alone, ``elements`` the size of one sample of each tensor, ``few`` so many
     weights as may be float in the smallest network too.
     """
-    weights = sum(_weight_size(node, graph) for node in graph.nodes)
-    state = _evaluate(graph, damage, elements, kept_float, convention)
+    estimate = _Estimate.of(graph, damage, elements, convention)
+    weights = sum(estimate.weights.values())
+    state = estimate.state(kept_float)
     limit, whole = state.cost * (1 + SLACK), max(state.damage, 1e-30)
     room = state.float_weights + max(FLOAT_WEIGHTS * weights, min(few, weights / 4))
-    greedy = _Removals(graph, damage, elements, whole, convention)
+    greedy = _Removals(estimate, whole)
     state = greedy.remove(state, lambda trial: trial.cost <= limit and trial.float_weights <= room)
     if floor is None:
         return state.placement
-    slowest = max(integer_cost(graph, place(graph, _every_node(graph)), elements, convention), state.cost)
+    slowest = max(estimate.state({node.name: "" for node in graph.nodes}).cost, state.cost)
     while (error := floor.measure(state.placement)) > floor.acceptable:
         goal = state.damage * max(floor.acceptable / error, ROUND)
         further = greedy.remove(state, lambda trial: trial.cost <= slowest, goal)
@@ -91,27 +94,54 @@ def choose_precision(
 
 
 @dataclass(frozen=True)
-class _Removals:
-    """Tensors no longer rounded, one after another, the one first that saves most damage for its time."""
+class _Estimate:
+    """What placements cost: of hundreds that are tried, each node is looked at once."""
 
     graph: Graph
     damage: Mapping[str, float]
     elements: Mapping[str, int]
-    whole: float
     convention: Convention
+    able: frozenset[str]
+    weights: Mapping[str, int]  # of every node
+    costs: Costs
+
+    @classmethod
+    def of(
+        cls, graph: Graph, damage: Mapping[str, float], elements: Mapping[str, int], convention: Convention
+    ) -> _Estimate:
+        weights = {node.name: _weight_size(node, graph) for node in graph.nodes}
+        costs = _node_costs(graph, elements, convention)
+        return cls(graph, damage, elements, convention, candidates(graph, convention), weights, costs)
+
+    def state(self, kept_float: Mapping[str, str]) -> _State:
+        """The best placement that leaves these nodes in float, and what it costs."""
+        placement = place(self.graph, kept_float, self.convention, self.able)
+        harm = sum(self.damage.get(tensor, 0.0) for tensor in sorted(placement.rounded))
+        cost = integer_cost(self.graph, placement, self.elements, self.convention, self.costs)
+        in_float = sum(size for name, size in self.weights.items() if name not in placement.nodes)
+        return _State(placement, harm, cost, in_float)
+
+
+@dataclass(frozen=True)
+class _Removals:
+    """Tensors no longer rounded, one after another, the one first that saves most damage for its time."""
+
+    estimate: _Estimate
+    whole: float
 
     def remove(self, state: _State, allowed: Callable[[_State], bool], goal: float = 0.0) -> _State:
         """The state after removals that are allowed, until the damage is at most ``goal`` or none helps."""
+        graph, damage = self.estimate.graph, self.estimate.damage
         while state.damage > goal:
             best: _State | None = None
-            for tensor in _worst_tensors(self.graph, state.placement, self.damage, self.convention):
-                share = self.damage[tensor] / self.whole
-                kept = state.placement.asked_float | _around(tensor, self.graph, state.placement, share)
-                trial = _evaluate(self.graph, self.damage, self.elements, kept, self.convention)
+            for tensor in _worst_tensors(state.placement, damage):
+                share = damage[tensor] / self.whole
+                kept = state.placement.asked_float | _around(tensor, graph, state.placement, share)
+                trial = self.estimate.state(kept)
                 gain = state.damage - trial.damage
                 if gain < LEAST_GAIN * (state.damage if goal else self.whole) or not allowed(trial):
                     continue
-                if not _any_layer(self.graph, trial.placement):  # then the result would be the model that came
+                if not _any_layer(graph, trial.placement):  # then the result would be the model that came
                     continue
                 if best is None or _worth(state, trial) > _worth(state, best):
                     best = trial
@@ -125,42 +155,40 @@ def _any_layer(graph: Graph, placement: Placement) -> bool:
     return any(node.name in placement.nodes and weight_of(node, graph) for node in graph.nodes)
 
 
-def _every_node(graph: Graph) -> dict[str, str]:
-    return {node.name: "" for node in graph.nodes}
-
-
 def _worth(before: _State, after: _State) -> tuple[bool, float]:
     """Free removals first, the largest gain first; then the most gain for the price."""
     gain, price = before.damage - after.damage, after.cost - before.cost
     return (price <= 0, gain if price <= 0 else gain / price)
 
 
-def _evaluate(
-    graph: Graph,
-    damage: Mapping[str, float],
-    elements: Mapping[str, int],
-    kept_float: Mapping[str, str],
-    convention: Convention,
-) -> _State:
-    placement = place(graph, kept_float, convention)
-    rounded = quantized_tensors(graph, placement.nodes, convention)
-    harm = sum(damage.get(tensor, 0.0) for tensor in sorted(set(rounded.values())))
-    cost = integer_cost(graph, placement, elements, convention)
-    float_weights = sum(_weight_size(node, graph) for node in graph.nodes if node.name not in placement.nodes)
-    return _State(placement, harm, cost, float_weights)
-
-
-def integer_cost(
-    graph: Graph, placement: Placement, elements: Mapping[str, int], convention: Convention = ONNXRUNTIME
-) -> float:
-    """Microseconds, roughly, of one sample: all kernels, and all crossings between float and integers.
+def _node_costs(graph: Graph, elements: Mapping[str, int], convention: Convention = ONNXRUNTIME) -> Costs:
+    """What each node costs on one sample in float and on integers: microseconds, roughly.
 
     Of runtimes that nobody timed, multiply-adds: those in float count as many times as bytes fit into a float.
     """
     if not convention.onnxruntime:
-        work = ((node.name in placement.nodes, multiply_adds(node, graph, elements)) for node in graph.nodes)
-        return sum(count * (1 if integer else FLOAT_OVER_INTEGER) for integer, count in work)
-    cost = sum(node_cost(node, graph, elements, node.name in placement.nodes) for node in graph.nodes)
+        work = {node.name: multiply_adds(node, graph, elements) for node in graph.nodes}
+        return {name: (count * FLOAT_OVER_INTEGER, count) for name, count in work.items()}
+    return {
+        node.name: (node_cost(node, graph, elements, integer=False), node_cost(node, graph, elements, integer=True))
+        for node in graph.nodes
+    }
+
+
+def integer_cost(
+    graph: Graph,
+    placement: Placement,
+    elements: Mapping[str, int],
+    convention: Convention = ONNXRUNTIME,
+    costs: Costs | None = None,
+) -> float:
+    """What one sample costs: all kernels, ``costs`` where somebody has them already, and all crossings between float
+    and integers that onnxruntime makes.
+    """
+    costs = _node_costs(graph, elements, convention) if costs is None else costs
+    cost = sum(each[name in placement.nodes] for name, each in costs.items())
+    if not convention.onnxruntime:
+        return cost
     for tensor in quantized_tensors(graph, placement.nodes, convention):
         producer = graph.producer(tensor)
         if producer is None or producer.name not in placement.nodes:
@@ -170,11 +198,8 @@ def integer_cost(
     return cost
 
 
-def _worst_tensors(
-    graph: Graph, placement: Placement, damage: Mapping[str, float], convention: Convention
-) -> list[str]:
-    rounded = set(quantized_tensors(graph, placement.nodes, convention).values())
-    return sorted(rounded, key=lambda tensor: (-damage.get(tensor, 0.0), tensor))[:WORST]
+def _worst_tensors(placement: Placement, damage: Mapping[str, float]) -> list[str]:
+    return sorted(placement.rounded, key=lambda tensor: (-damage.get(tensor, 0.0), tensor))[:WORST]
 
 
 def _around(tensor: str, graph: Graph, placement: Placement, share: float) -> dict[str, str]:

@@ -117,14 +117,19 @@ def candidates(graph: Graph, convention: Convention = ONNXRUNTIME) -> frozenset[
     )
 
 
-def place(graph: Graph, kept_float: Mapping[str, str], convention: Convention = ONNXRUNTIME) -> Placement:
+def place(
+    graph: Graph,
+    kept_float: Mapping[str, str],
+    convention: Convention = ONNXRUNTIME,
+    able: frozenset[str] | None = None,
+) -> Placement:
     """The largest set of nodes without useless islands that leaves ``kept_float`` (node to reason) in float.
 
     A weighted node needs nothing. Any other node stays only while every tensor it reads is in integers already, written
     by an integer node or read by an integer layer, and some integer node reads what it writes: the fixed point of
-    removing those that fail.
+    removing those that fail. ``able`` are the ``candidates`` where somebody has them already.
     """
-    chosen = {name for name in candidates(graph, convention) if name not in kept_float}
+    chosen = set(candidates(graph, convention) if able is None else able) - kept_float.keys()
     dropped = dict(kept_float)
     changed = True
     while changed:
