@@ -11,15 +11,19 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
+from converter.capacity import affordable, fitting, forward_seconds
 from converter.evaluation.fidelity import Comparison, compare
-from converter.inputs.plans import InputPlan, Scaling, batch_limit
+from converter.inputs.plans import Scaling, batch_limit
+from converter.inputs.task import Task
 from converter.options import Options
 from converter.synthesis import Synthesis, batches
 
 __all__ = ["Judged", "judge_hypotheses", "worst_plausible"]
 
 BATCH = 8
-JUDGED = 64  # held-out samples under each preprocessing
+JUDGED = 64  # held-out samples under each preprocessing,
+FEWEST = 8  # or as few, where
+SHARE = 0.08  # of the time budget has no room for more passes under one of them
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,20 @@ class Judged:
 
 
 def judge_hypotheses(
-    original: ModelProto, int8: ModelProto, plans: Sequence[InputPlan], samples: Synthesis, options: Options
+    original: ModelProto, int8: ModelProto, task: Task, samples: Synthesis, options: Options
 ) -> tuple[Judged, ...]:
     """Both models on held-out samples under every open preprocessing of every input; those that are alike run once.
 
     Empty where every input's preprocessing is stated or the only one left.
     """
     judged: list[Judged] = []
-    for index, plan in enumerate(plans):
+    for index, plan in enumerate(task.plans):
         if len(plan.doubtful) < 2:
             continue
         here: list[Judged] = []
         for scaling in plan.doubtful:
             twin = next((each for each in here if each.scaling.is_alike(scaling)), None)
-            compared = twin.compared if twin else _compare(original, int8, plans, index, scaling, samples, options)
+            compared = twin.compared if twin else _compare(original, int8, task, index, scaling, samples, options)
             covered = any(scaling.is_alike(each) for each in (plan.scaling, *plan.rivals))
             here.append(Judged(plan.name, scaling, covered, compared))
         judged += here
@@ -66,17 +70,18 @@ def judge_hypotheses(
 def _compare(
     original: ModelProto,
     int8: ModelProto,
-    plans: Sequence[InputPlan],
+    task: Task,
     index: int,
     scaling: Scaling,
     samples: Synthesis,
     options: Options,
 ) -> Comparison:
-    trial = tuple(replace(p, scaling=scaling, rivals=()) if at == index else p for at, p in enumerate(plans))
+    trial = tuple(replace(p, scaling=scaling, rivals=()) if at == index else p for at, p in enumerate(task.plans))
     unit = batch_limit(trial, 1)
-    count = max(JUDGED // unit, 1) * unit
+    forward = forward_seconds(task.multiply_adds, task.elements)
+    count = max(fitting(forward, SHARE * options.time_budget, JUDGED, FEWEST) // unit, 1) * unit
     few = {name: values[:count] for name, values in samples.held_out.items()}
-    feeds = batches(trial, few, BATCH)
+    feeds = batches(trial, few, affordable(task.elements, BATCH))
     return compare(original, int8, feeds, seed=options.seed, threads=options.threads, kinds=options.outputs)
 
 
