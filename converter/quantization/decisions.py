@@ -9,13 +9,14 @@ from types import MappingProxyType
 from onnx import ModelProto
 
 from converter.attempts import Attempts
-from converter.capacity import FORWARD_BYTES, GRADIENT_BYTES, affordable, spread
+from converter.capacity import FORWARD_BYTES, affordable, forward_seconds, spread
 from converter.findings import StepTaken
 from converter.graph import Graph, multiply_adds
 from converter.inputs.plans import tensors
 from converter.inputs.sizes import sizes
 from converter.options import Effort, Method, Options, Precision, Step
 from converter.process_memory import return_freed_memory
+from converter.quantization.allowance import JUDGED, allow
 from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
 from converter.quantization.block_reconstruction import affordable_steps, reconstruct_blocks
 from converter.quantization.calibration import Observer, RangeRule, observe
@@ -26,20 +27,25 @@ from converter.quantization.float_fallback import ACCEPTABLE, FEW_WEIGHTS, Floor
 from converter.quantization.placement import Placement, place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range
 from converter.quantization.ranges import choose_ranges
-from converter.quantization.sensitivity import measure_damage, measure_damage_directly, padded, simulate_rounding
+from converter.quantization.sensitivity import (
+    divide,
+    measure_damage,
+    padded,
+    refer,
+    simulate_rounding,
+)
 from converter.reconstruction import Reconstruction, reconstruct
 from converter.scores import judged_tensors
 from converter.sessions import Feeds
 
 __all__ = ["Optimized", "optimize"]
 
-EQUALIZED = 32  # samples that tell each channel's range
 BLOCKS_SHARE = 0.4  # of the time budget that GENIE-M may take
 MOST_FITTED = 128  # samples the weights are fitted on, however many calibrate the ranges
 STREAM_BYTES = 96e6  # that the largest tensor may take for all samples the weights are fitted on
 PIECE_BYTES = 12e6  # that the largest tensor may take for the samples that go through a layer at a time
 JUDGED_BYTES = 128e6  # of activations that one backward pass may keep
-JUDGED = 8  # samples whose gradients weigh the damage
+BACKWARD_BYTES = 150e6  # of all tensors that a backward pass goes through for one sample
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,17 @@ def optimize(
     """
     attempts = Attempts()
     elements = sizes(network, graph, calibration[0])
+    macs, numbers = sum(multiply_adds(node, graph, elements) for node in graph.nodes), sum(elements.values())
+    largest = max(elements.values(), default=1)
+    fitted = max(affordable(largest, MOST_FITTED, STREAM_BYTES), affordable(largest, JUDGED, FORWARD_BYTES / 4))
+    allowed = allow(forward_seconds(macs, numbers), fitted, options)
     convention = options.convention
     everything = place(graph, kept_float, convention)
     shared = quantized_tensors(graph, everything.nodes, convention)
     equalized = None
     if kinds := _equalized_kinds(options, graph):
         with attempts.optional(_equalizing(options), "Bringing channels to one range"):
-            equalized = equalize(model, network, graph, shared, spread(calibration, EQUALIZED), kinds)
+            equalized = equalize(model, network, graph, shared, spread(calibration, allowed.equalized), kinds)
             graph, network, model = Graph(equalized.model), reconstruct(equalized.model), equalized.model
     providers = sorted(set(shared.values()))
     observed = observe(network, providers, calibration, lambda share: progress(0.2 * share, "observing ranges"))
@@ -93,29 +103,29 @@ def optimize(
     ranges = choose_ranges(
         network, graph, observed, everything.nodes, shared, rule, coarse, margin, stated, convention.levels
     )
-    judged_together = affordable(sum(elements.values()), JUDGED, JUDGED_BYTES)
-    judged = [tensors(part) for feeds in spread(calibration, JUDGED) for part in _parts(feeds, judged_together)]
+    judged_together = affordable(numbers, JUDGED, JUDGED_BYTES)
+    judged = [tensors(part) for feeds in spread(calibration, allowed.judged) for part in _parts(feeds, judged_together)]
     damage, placement = dict.fromkeys(ranges, 0.0), everything
     bars = [each for feeds in judged if (each := padded(feeds, pictures))]
     harm = dict.fromkeys(shared, 0.0)
     few = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
-    with attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
-        places = judged_tensors(graph)
-        if 4 * sum(elements.values()) < GRADIENT_BYTES / 2:  # which lie beside as many probes
-            damage = measure_damage(network, ranges, places, [*judged, *bars], options.seed)
-        else:
-            damage = measure_damage_directly(network, ranges, places, judged[0])
-        progress(0.35, "damage of each rounding measured")
-        harm = {name: damage[source] for name, source in shared.items()}
-        if Step.FLOAT_FALLBACK not in options.skip:
+    if Step.FLOAT_FALLBACK not in allowed.left_out:
+        with attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
+            places = judged_tensors(graph)
+            segments = divide(graph, elements, places, BACKWARD_BYTES / 4)
+            damage = measure_damage(network, ranges, places, [*judged, *bars], options.seed, segments)
+            progress(0.35, "damage of each rounding measured")
+            harm = {name: damage[source] for name, source in shared.items()}
+            if Step.FLOAT_FALLBACK not in options.skip:
+                references = refer(network, places, judged, pictures)
 
-            def error_of(trial: Placement) -> float:
-                tried = quantized_tensors(graph, trial.nodes, convention)
-                rounding = {name: ranges[shared[each]] for name, each in tried.items()}
-                return max(simulate_rounding(network, rounding, places, judged, pictures).values(), default=0.0)
+                def error_of(trial: Placement) -> float:
+                    tried = quantized_tensors(graph, trial.nodes, convention)
+                    rounding = {name: ranges[shared[each]] for name, each in tried.items()}
+                    return max(simulate_rounding(network, rounding, references).values(), default=0.0)
 
-            floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
-            placement = choose_precision(graph, harm, elements, kept_float, few, floor, convention)
+                floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
+                placement = choose_precision(graph, harm, elements, kept_float, few, floor, convention)
     rounded = quantized_tensors(graph, placement.nodes, convention)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
     settings = Settings(
@@ -123,10 +133,8 @@ def optimize(
         Step.BIAS_CORRECTION not in options.skip,
         saturating=convention.pairs_saturate,
     )
-    largest = max(elements.values(), default=1)
-    fitted = max(affordable(largest, MOST_FITTED, STREAM_BYTES), affordable(largest, JUDGED, FORWARD_BYTES / 4))
     together = affordable(largest, MOST_FITTED, PIECE_BYTES)
-    batches = [tensors(part) for feeds in spread(calibration, fitted) for part in _parts(feeds, together)]
+    batches = [tensors(part) for feeds in spread(calibration, allowed.fitted) for part in _parts(feeds, together)]
     widths = Widths({})
     with attempts.optional("widths", "Choosing bit widths"):
         widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
@@ -140,7 +148,6 @@ def optimize(
     correction: Correction | None = None
     if options.method is Method.GENIE and settings.compensate:
         with attempts.optional("blocks", "Fitting weights block by block"):
-            macs = sum(multiply_adds(node, graph, elements) for node in graph.nodes)
             size = max(len(value) if value.dim() else 1 for value in batches[0].values())
             rounds = affordable_steps(macs, size, len(placement.nodes), options.time_budget * BLOCKS_SHARE)
             correction = reconstruct_blocks(
@@ -156,7 +163,7 @@ def optimize(
         with attempts.optional("channels-last", "Keeping channels last"):
             rounded_model, plan = keep_channels_last(rounded_model, plan)
     steps = _steps_taken(options, equalized, placement, everything, harm, correction, settings.compensate)
-    failed = {each.step: each.as_step() for each in attempts.left_out}
+    failed = {each.step: each.as_step() for each in (*attempts.left_out, *allowed.left_out.values())}
     steps = [failed.pop(each.name, each) for each in [*steps, *widths.steps]]
     steps += failed.values()
     return Optimized(model, rounded_model, plan, placement, damage, correction, observed, steps, widths)

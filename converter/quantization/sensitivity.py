@@ -1,4 +1,5 @@
-"""How much each rounded tensor moves the outputs, for all tensors from one backward pass.
+"""How much each rounded tensor moves the outputs, for all tensors from one backward pass, or one for each part of a
+network whose activations are too large to keep.
 
 Let g be the gradient of a random projection of the (standardised) outputs with respect to a tensor, and d what rounding
 does to that tensor. Rounding errors of different elements are nearly independent, so the expected squared change of the
@@ -15,16 +16,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from converter.graph import Graph, reads_of
 from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
 
-__all__ = ["measure_damage", "measure_damage_directly", "padded", "round_to_range", "simulate_rounding"]
+__all__ = [
+    "Reference",
+    "Segment",
+    "divide",
+    "measure_damage",
+    "padded",
+    "refer",
+    "round_to_range",
+    "simulate_rounding",
+]
 
 ELEMENTS = 65_536  # of one tensor and batch that are looked at, evenly spaced
 PROJECTIONS = 2  # random directions a sample, each as dear as a gradient; what more would gain was not measured
@@ -37,72 +48,120 @@ def round_to_range(values: Tensor, low: float, high: float, levels: int = 256) -
     return ((values / scale).round() + zero).clamp(0, levels - 1).sub(zero).mul(scale)
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A part of a network that a backward pass goes through by itself: tensors made in it, and those that are read
+    behind it.
+    """
+
+    names: frozenset[str]
+    leaving: tuple[str, ...]
+
+
+def divide(graph: Graph, elements: Mapping[str, int], outputs: Sequence[str], most: float) -> list[Segment]:
+    """The network up to ``outputs`` in parts whose tensors have about ``most`` elements a sample."""
+    read = {name: place for place, node in enumerate(graph.nodes) for name in reads_of(node)}
+    read |= dict.fromkeys(outputs, len(graph.nodes))
+    names, size, segments = {each.name for each in graph.inputs}, 0, list[Segment]()
+    alive = list(names)
+    for place, node in enumerate(graph.nodes[:-1]):
+        made = [name for name in node.output if name]
+        size += sum(elements.get(name, 0) for name in made)
+        names.update(made)
+        alive = [name for name in (*alive, *made) if read.get(name, -1) > place]
+        if size > most:
+            segments.append(Segment(frozenset(names), tuple(alive)))
+            names, size = set(), 0
+    names.update(name for node in graph.nodes[-1:] for name in node.output)
+    return [*segments, Segment(frozenset(names), tuple(outputs))]
+
+
 def measure_damage(
     network: Reconstruction,
     ranges: Mapping[str, Range],
     outputs: Sequence[str],
     batches: Iterable[Mapping[str, Tensor]],
     seed: int,
-    progress: Callable[[float], None] = lambda _: None,
+    segments: Sequence[Segment] = (),
 ) -> dict[str, float]:
-    """The damage of rounding each tensor of ``ranges``, alone, averaged over the samples of ``batches``."""
+    """The damage of rounding each tensor of ``ranges``, alone, averaged over the samples of ``batches``.
+
+    A gradient is used as soon as it is there, and ``segments`` of the network are run again one by one, the last first
+    (Chen et al. 2016, algorithm 1), so that no more is held than what one of them keeps.
+    """
     generator = torch.Generator().manual_seed(seed)
     found = dict.fromkeys(ranges, 0.0)
+    parts = segments or [Segment(frozenset(ranges), tuple(outputs))]
+    between = list(dict.fromkeys(name for part in parts[:-1] for name in part.leaving))
     seen = 0
     for feeds in batches:
-        probes: dict[str, Tensor] = {}
-        values: dict[str, Tensor] = {}
-
-        def probe(name: str, probes: dict[str, Tensor] = probes, values: dict[str, Tensor] = values):  # type: ignore[no-untyped-def]
-            def attach(x: Tensor) -> Tensor:
-                probes[name] = torch.zeros_like(x, requires_grad=True)
-                values[name] = x.detach()
-                return x + probes[name]
-
-            return attach
-
-        results = network.run(feeds, outputs, edit={name: probe(name) for name in found})
-        floats = [
-            results[name] for name in outputs if results[name].is_floating_point() and results[name].requires_grad
-        ]
-        if not floats:  # outputs such as an ArgMax's, through which no gradient passes
-            continue
-        names = list(probes)
-        for turn in range(PROJECTIONS):
-            projected = sum((_project(each, generator) for each in floats), torch.zeros(()))
-            gradients = torch.autograd.grad(
-                projected, [probes[name] for name in names], allow_unused=True, retain_graph=turn + 1 < PROJECTIONS
-            )
-            for name, gradient in zip(names, gradients, strict=True):
-                if gradient is not None:
-                    found[name] += _damage(ranges[name], values[name], gradient)
-        seen += PROJECTIONS
-        progress(0.0)
+        with torch.no_grad():
+            known = network.run(feeds, between) if between else {}
+        slopes: list[dict[str, Tensor]] = []
+        for part, before in zip(parts[::-1], (*parts[-2::-1], None), strict=True):
+            entering = {name: _leaf(known[name]) for name in before.leaving} if before else {}
+            probes = {name: _probing(name, ranges[name], found) for name in found if name in part.names}
+            results = network.run({**feeds, **entering}, part.leaving, edit=probes)
+            if part is parts[-1]:
+                slopes = _projections(results, outputs, generator)
+                seen += len(slopes)
+            slopes = [
+                _back(results, slope, entering, retain=turn + 1 < len(slopes)) for turn, slope in enumerate(slopes)
+            ]
     return {name: damage / max(seen, 1) for name, damage in found.items()}
 
 
-def measure_damage_directly(
-    network: Reconstruction, ranges: Mapping[str, Range], outputs: Sequence[str], feeds: Mapping[str, Tensor]
-) -> dict[str, float]:
-    """The same from one run for each tensor, for networks whose gradients are too large to keep; on one batch."""
-    with torch.no_grad():
-        clean = [value for value in network.run(feeds, outputs).values() if value.is_floating_point()]
-        found = {}
-        for name, each in ranges.items():
-            results = network.run(feeds, outputs, edit={name: partial(_rounded, each)})
-            moved = [value for value in results.values() if value.is_floating_point()]
-            found[name] = sum(map(_moved, clean, moved))
+def _leaf(value: Tensor) -> Tensor:
+    return value.detach().requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _projections(
+    results: Mapping[str, Tensor], outputs: Sequence[str], generator: torch.Generator
+) -> list[dict[str, Tensor]]:
+    """Gradients of random projections with respect to the outputs; none of outputs such as an ArgMax's, through which
+    no gradient passes.
+    """
+    floats = {name: value for name in outputs if (value := results[name]).is_floating_point() and value.requires_grad}
+    turns = range(PROJECTIONS if floats else 0)
+    return [{name: _slope(value, generator) for name, value in floats.items()} for _ in turns]
+
+
+def _back(
+    results: Mapping[str, Tensor], slopes: Mapping[str, Tensor], entering: Mapping[str, Tensor], *, retain: bool
+) -> dict[str, Tensor]:
+    """Gradients with respect to what enters a part of the network, from those of what leaves it."""
+    roots = [name for name in slopes if results[name].requires_grad]
+    if roots:
+        torch.autograd.backward(
+            [results[each] for each in roots], [slopes[each] for each in roots], retain_graph=retain
+        )
+    found = {name: value.grad for name, value in entering.items() if value.grad is not None}
+    for name in found:
+        entering[name].grad = None
     return found
 
 
-def _rounded(each: Range, value: Tensor) -> Tensor:
-    return round_to_range(value, each.low, each.high, each.levels)
+def _probing(name: str, each: Range, found: dict[str, float]) -> Callable[[Tensor], Tensor]:
+    """Leaves a tensor as it is, and adds its damage to ``found`` whenever a gradient comes back to it."""
+
+    def attach(value: Tensor) -> Tensor:
+        looked_at = _thinned(value.detach())
+        probed = (value if value.requires_grad else value.detach().requires_grad_()).view_as(value)
+        places = value[0].numel() if value.dim() > 1 else value.numel()
+
+        def take(gradient: Tensor) -> None:
+            found[name] += _damage(each, looked_at, _thinned(gradient), -(-places // ELEMENTS))
+
+        probed.register_hook(take)  # type: ignore[no-untyped-call]
+        return probed
+
+    return attach
 
 
-def _moved(before: Tensor, after: Tensor) -> float:
-    """The squared change of an output a sample, in units of its spread."""
-    spread = before.std(correction=0).clamp_min(1e-12)
-    return float((after - before).square().mean() / spread.square()) if before.numel() else 0.0
+def _thinned(values: Tensor) -> Tensor:
+    """[samples, places] of at most ``ELEMENTS`` places, evenly spaced."""
+    flat = values.reshape(values.shape[0] if values.dim() > 1 else 1, -1)
+    return flat[:, :: -(-flat.shape[1] // ELEMENTS)].clone()
 
 
 def padded(feeds: Mapping[str, Tensor], pictures: Mapping[str, int]) -> dict[str, Tensor] | None:
@@ -125,57 +184,76 @@ def padded(feeds: Mapping[str, Tensor], pictures: Mapping[str, int]) -> dict[str
     return found if pictures.keys() & feeds.keys() else None
 
 
-def simulate_rounding(
+@dataclass(frozen=True)
+class Reference:
+    """What the float network makes of one batch; ``plain`` where that is samples as they were drawn."""
+
+    feeds: Mapping[str, Tensor]
+    exact: Mapping[str, Tensor]
+    plain: bool = True
+
+
+def refer(
     network: Reconstruction,
-    ranges: Mapping[str, Range],
     outputs: Sequence[str],
     batches: Iterable[Mapping[str, Tensor]],
     pictures: Mapping[str, int] = MappingProxyType({}),
+) -> list[Reference]:
+    """What to compare rounded networks with: the float network on all batches and, with ``pictures``, on the same
+    ones ``padded``.
+    """
+    found = []
+    with torch.no_grad():
+        for feeds in batches:
+            found.append(Reference(feeds, network.run(feeds, outputs)))
+            if bars := padded(feeds, pictures):
+                found.append(Reference(bars, network.run(bars, outputs), plain=False))
+    return found
+
+
+def simulate_rounding(
+    network: Reconstruction, ranges: Mapping[str, Range], references: Sequence[Reference]
 ) -> dict[str, float]:
     """Each output's squared error relative to its variance when every tensor of ``ranges`` is rounded, measured.
 
-    With ``pictures`` the larger of the errors on the samples and on the same ones ``padded``; the variance is always
-    that on the samples, since even pictures move the outputs little.
+    The larger of the errors on plain samples and on padded ones; the variance is always that on plain samples, since
+    even pictures move the outputs little.
     """
 
     def rounding(each: Range) -> Callable[[Tensor], Tensor]:
         return lambda x: round_to_range(x, each.low, each.high, each.levels) if x.is_floating_point() else x
 
     edits = {name: rounding(each.widened()) for name, each in ranges.items()}
-    plain, bars = dict.fromkeys(outputs, 0.0), dict.fromkeys(outputs, 0.0)
+    outputs = list(references[0].exact) if references else []
+    noise = {plain: dict.fromkeys(outputs, 0.0) for plain in (True, False)}
     signal = dict.fromkeys(outputs, 0.0)
     with torch.no_grad():
-        for feeds in batches:
-            for given, noise in ((feeds, plain), (padded(feeds, pictures), bars)):
-                if given is None:
-                    continue
-                exact, rounded = network.run(given, outputs), network.run(given, outputs, edit=edits)
-                for name in outputs:
-                    if exact[name].is_floating_point() and exact[name].shape == rounded[name].shape:
-                        difference, value = (exact[name] - rounded[name]).double(), exact[name].double()
-                        noise[name] += float(difference.square().sum())
-                        if given is feeds:
-                            signal[name] += float((value - value.mean()).square().sum())
-    errors = {name: max(plain[name], bars[name]) for name in outputs}
+        for each in references:
+            rounded = network.run(each.feeds, outputs, edit=edits)
+            for name, exact in each.exact.items():
+                if exact.is_floating_point() and exact.shape == rounded[name].shape:
+                    difference, value = (exact - rounded[name]).double(), exact.double()
+                    noise[each.plain][name] += float(difference.square().sum())
+                    if each.plain:
+                        signal[name] += float((value - value.mean()).square().sum())
+    errors = {name: max(noise[True][name], noise[False][name]) for name in outputs}
     return {name: errors[name] / signal[name] for name in outputs if signal[name] > 0 and math.isfinite(errors[name])}
 
 
-def _project(output: Tensor, generator: torch.Generator) -> Tensor:
-    """A random projection whose variance under a unit relative change of the output is 1 a sample."""
-    flat = output.reshape(len(output), -1) if output.dim() > 1 else output.reshape(1, -1)
-    spread = flat.detach().std().clamp_min(1e-12)
+def _slope(output: Tensor, generator: torch.Generator) -> Tensor:
+    """The gradient of a random projection whose variance under a unit relative change of the output is 1 a sample."""
+    flat = output.detach().reshape(len(output), -1) if output.dim() > 1 else output.detach().reshape(1, -1)
     signs = torch.randn(flat.shape, generator=generator)
-    projected: Tensor = (flat * signs).sum() / (spread * flat.shape[1] ** 0.5)
-    return projected
+    weight: Tensor = 1 / (flat.std().clamp_min(1e-12) * flat.shape[1] ** 0.5)
+    return (signs * weight).reshape(output.shape)
 
 
-def _damage(each: Range, values: Tensor, gradient: Tensor) -> float:
-    """One batch's damage a sample: rounding errors as independent, clipping errors as coherent within a sample."""
-    samples = values.shape[0] if values.dim() > 1 else 1
-    flat, slope = values.reshape(samples, -1), gradient.nan_to_num(0, 0, 0).reshape(samples, -1)  # a root's slope at 0
-    stride = -(-flat.shape[1] // ELEMENTS)
-    flat, slope = flat[:, ::stride], slope[:, ::stride]
+def _damage(each: Range, flat: Tensor, slope: Tensor, stride: int) -> float:
+    """One batch's damage a sample from every so many-th place: rounding errors as independent, clipping errors as
+    coherent within a sample.
+    """
+    slope = slope.nan_to_num(0, 0, 0)  # a root's slope at 0
     clipped = flat.clamp(each.low, each.high)
     rounding = (round_to_range(clipped, each.low, each.high, each.levels) - clipped).square() * slope.square()
     clipping = ((clipped - flat) * slope).sum(1) * stride
-    return (float(rounding.sum()) * stride + float(clipping.square().sum())) / samples
+    return (float(rounding.sum()) * stride + float(clipping.square().sum())) / len(flat)

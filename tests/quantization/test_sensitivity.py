@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,16 +13,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from converter.inputs.plans import tensors
+from converter.inputs.sizes import sizes
 from converter.quantization.calibration import RangeRule, observe
 from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Range
 from converter.quantization.sensitivity import (
+    divide,
     measure_damage,
-    measure_damage_directly,
     padded,
+    refer,
     round_to_range,
     simulate_rounding,
 )
+from converter.reconstruction import reconstruct
 from tests.networks import Prepared, model_of, node, prepare, residual, weights
 
 
@@ -136,16 +140,27 @@ def test_the_seed_decides_the_projection(seed: int) -> None:
     assert first != measure_damage(given_.network, ranges, ["y"], map(tensors, given_.batches), seed + 7)
 
 
-def test_tried_one_by_one_damage_is_what_rounding_does_and_what_gradients_foretell() -> None:
+@pytest.mark.parametrize("most", [1, 2000, 5000])
+def test_part_by_part_damage_is_what_it_is_at_once(most: int) -> None:
+    """Sums around blocks cross from part to part, and the input is read in the first one alone."""
     given_ = prepare(residual())
-    ranges = ranges_of(given_)
-    feeds = tensors(given_.batches[0])
-    direct = measure_damage_directly(given_.network, ranges, ["y"], feeds)
-    foretold = measure_damage(given_.network, ranges, ["y"], [feeds], 0)
-    worst = max(ranges, key=lambda name: direct[name])
-    assert direct.keys() == foretold.keys() == ranges.keys()
-    assert worst in sorted(ranges, key=lambda name: -foretold[name])[:3]
-    assert 0.2 < sum(direct.values()) / sum(foretold.values()) < 5
+    ranges, batches = ranges_of(given_, 64), [tensors(each) for each in given_.batches]
+    elements = sizes(given_.network, given_.graph, given_.batches[0])
+    parts = divide(given_.graph, elements, ["y"], most)
+    assert len(parts) > 1
+    assert sum(len(part.names) for part in parts) == len(frozenset().union(*(part.names for part in parts)))
+    whole = measure_damage(given_.network, ranges, ["y"], batches, 0)
+    divided = measure_damage(given_.network, ranges, ["y"], batches, 0, parts)
+    assert divided == pytest.approx(whole, rel=1e-4)
+    assert all(whole.values())
+
+
+def test_a_small_network_is_one_part() -> None:
+    given_ = prepare(residual())
+    elements = sizes(given_.network, given_.graph, given_.batches[0])
+    (part,) = divide(given_.graph, elements, ["y"], 1e9)
+    assert part.leaving == ("y",)
+    assert part.names >= {*ranges_of(given_)}
 
 
 def test_whoever_fetches_the_last_tensors_sees_all() -> None:
@@ -169,10 +184,23 @@ def test_whoever_fetches_the_last_tensors_sees_all() -> None:
 def test_what_is_rounded_together_is_measured() -> None:
     given_ = prepare(residual())
     ranges, batches = ranges_of(given_), [tensors(each) for each in given_.batches]
-    together = simulate_rounding(given_.network, ranges, ["y"], batches)["y"]
-    coarse = simulate_rounding(given_.network, ranges_of(given_, 16), ["y"], batches)["y"]
+    references = refer(given_.network, ["y"], batches)
+    together = simulate_rounding(given_.network, ranges, references)["y"]
+    coarse = simulate_rounding(given_.network, ranges_of(given_, 16), references)["y"]
     assert 0 < together < coarse / 20
-    assert simulate_rounding(given_.network, {}, ["y"], batches)["y"] == 0.0
+    assert simulate_rounding(given_.network, {}, references)["y"] == 0.0
+
+
+def test_errors_on_padded_pictures_count_against_the_variance_of_whole_ones() -> None:
+    given_ = prepare(residual())
+    ranges, batches = ranges_of(given_, 64), [tensors(each) for each in given_.batches]
+    whole = refer(given_.network, ["y"], batches)
+    both = refer(given_.network, ["y"], batches, {"x": 2})
+    assert [each.plain for each in both] == [True, False] * len(batches)
+    bars = [replace(each, plain=True) for each in both if not each.plain]
+    errors = [simulate_rounding(given_.network, ranges, each)["y"] for each in (whole, both)]
+    assert errors[1] >= errors[0] > 0
+    assert simulate_rounding(given_.network, ranges, bars)["y"] > 0
 
 
 def test_pictures_get_even_bars_and_other_inputs_stay() -> None:
@@ -184,3 +212,20 @@ def test_pictures_get_even_bars_and_other_inputs_stay() -> None:
     torch.testing.assert_close(found["x"][:, :, 2:6], feeds["x"][:, :, 2:6])
     assert found["ids"] is feeds["ids"]
     assert padded(feeds, {}) is None
+
+
+def test_a_tensor_under_two_names_is_damaged_by_what_reads_it_under_either() -> None:
+    """The gradient that comes back to a name is that of the readers behind it, not of all readers of the values."""
+    model = model_of(
+        [
+            node("Conv", ["x", "w"], ["c"]),
+            node("Identity", ["c"], ["i"]),
+            node("Mul", ["c", "large"], ["m"]),
+            node("Add", ["m", "i"], ["y"]),
+        ],
+        {"w": weights(16, 8, 1, 1), "large": np.full((1,), 100, np.float32)},
+    )
+    ranges = {name: Range(-8, 8, "a test", 16) for name in ("c", "i")}
+    batches = map(tensors, prepare(residual()).batches)
+    damage = measure_damage(reconstruct(model), ranges, ["y"], batches, 0)
+    assert damage["c"] / damage["i"] == pytest.approx(101**2, rel=0.3)
