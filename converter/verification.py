@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from converter.errors import InvalidModel, InvalidOption
+from converter.errors import InvalidOption
 from converter.options import Options
 from converter.pipeline import convert
 from converter.progress import Listener, silent
-from converter.provenance import PACKAGES, Provenance, digest
+from converter.provenance import PACKAGES, Provenance
+from converter.validation import read_converted
 
 __all__ = ["Verification", "verify"]
 
@@ -31,18 +30,7 @@ def verify(int8: Path, float32: Path, calibration: Path | None = None, progress:
 
     Raises InvalidModel where ``int8`` does not say how it was made, or says that it is of another file.
     """
-    try:
-        given = onnx.load(int8)
-    except (DecodeError, OSError) as problem:
-        raise InvalidModel(f"{int8.name} is not an ONNX model that can be read.", field="file") from problem
-    told = Provenance.read(given)
-    if (found := digest(float32)) != told.source:
-        raise InvalidModel(
-            f"{int8.name} was not made from {float32.name}: it names a file with the SHA-256 {told.source[:16]}..., "
-            f"and this one has {found[:16]}...",
-            field="file",
-            remedy="Give the FP32 file that was converted.",
-        )
+    given, told = read_converted(int8, float32)
     if bool(told.calibration) != (calibration is not None):
         raise InvalidOption(
             f"{int8.name} was calibrated on {'data of the owner' if told.calibration else 'no data of anyone'}.",

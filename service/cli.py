@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import converter.cli
+import converter.trial
 import service.gates
 import service.hookring
 import service.keyring
@@ -25,6 +26,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=converter.cli
 app.command()(converter.cli.convert)
 app.command()(converter.cli.inspect)
 app.command()(converter.cli.verify)
+app.command()(converter.trial.validate)
 app.command()(converter.cli.compare)
 app.command()(converter.cli.schema)
 app.command()(converter.cli.demo)

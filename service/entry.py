@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import typer
 
-from converter import cli, registration
+from converter import cli, registration, trial
 from converter.console import REFUSED, run
 
 __all__ = ["main"]
@@ -35,7 +35,7 @@ def _converter_alone(missing: list[str]) -> typer.Typer:
     """The converter's commands, and in place of the service's own ones that say what to install."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, help=cli.app.info.help)
     app.callback()(cli.options_of_all)
-    for command in (cli.convert, cli.inspect, cli.verify, cli.compare, cli.demo):
+    for command in (cli.convert, cli.inspect, cli.verify, trial.validate, cli.compare, cli.demo):
         app.command()(command)
     app.add_typer(registration.app, name="mlflow")
     settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}

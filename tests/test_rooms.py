@@ -24,11 +24,12 @@ FLOORS = (  # from the ground up; rooms of one floor may not import each other u
     ("evaluation", "expectation"),
     ("report",),
     ("pipeline", "inspection"),
+    ("validation",),
     ("verification",),
     ("outputs", "console", "tracking"),
     ("demo",),
     ("cli",),
-    ("registration",),
+    ("registration", "trial"),
     ("__main__",),
 )
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

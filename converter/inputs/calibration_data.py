@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from converter.errors import InvalidOption
-from converter.inputs.own_data import OwnData, Purpose, find_data, load_arrays
+from converter.inputs.own_data import OwnData, Purpose, are_pictures, find_data, load_arrays
 from converter.inputs.plans import ADJUSTABLE, InputKind, InputPlan, Scaling
 from converter.sessions import Feeds
 
@@ -51,7 +51,7 @@ def read_data(model: ModelProto, given: Calibration | Path | None) -> Calibratio
     None for a folder of pictures, which ``prepared_data`` reads once the input's scale is known, and for no data.
     Raises InvalidOption for what does not fit the model.
     """
-    if given is None or (isinstance(given, Path) and given.is_dir()):
+    if given is None or (isinstance(given, Path) and are_pictures(given)):
         return None
     if isinstance(given, Path):
         found = find_data(model, (), given, Purpose.CALIBRATION)

@@ -1,11 +1,10 @@
-"""Data that the owner brings: a .npz of inputs, or a folder of pictures, perhaps in one sub-folder a class.
+"""Data that the owner brings: a .npz of inputs, or a folder or .zip of pictures, perhaps in one sub-folder a class.
 
 They are checked when they are loaded, before any work starts; pictures are decoded batch by batch.
 """
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,19 +19,20 @@ from onnx import ModelProto, helper
 
 from converter.errors import InvalidOption
 from converter.graph import Graph, Value
-from converter.inputs.pictures import SUFFIXES, Preparation, Unusable
+from converter.inputs.pictures import SUFFIXES, Place, Preparation, Unusable
 from converter.inputs.plans import InputKind, InputPlan
 from converter.options import OutputKind
 from converter.scores import class_output
 from converter.sessions import Array, Feeds
 
-__all__ = ["OwnData", "Purpose", "find_data", "load_arrays", "load_data"]
+__all__ = ["OwnData", "Purpose", "are_pictures", "find_data", "load_arrays", "load_data"]
 
 LARGEST_BYTES = 4 << 30
 MOST_ENTRIES = 256
 MOST_PICTURES = 1_000_000
 BATCH = 8
 LABELS = "labels"
+ARCHIVES = (".npz", ".zip")
 
 
 class Purpose(StrEnum):
@@ -74,11 +74,14 @@ def load_data(
     with _naming(purpose):
         if path.is_dir():
             data = _load_pictures(path, graph, preparation, classes, most)
-        elif path.suffix.lower() == ".npz":
-            arrays = _read_npz(path, {value.name for value in graph.inputs} | {LABELS}, largest_bytes)
-            data = _of_arrays(arrays, path.name, graph, classes)
+        elif path.suffix.lower() in ARCHIVES:
+            if (pictures := _archived_pictures(path)) is not None:
+                data = replace(_load_pictures(pictures, graph, preparation, classes, most), source=path.name)
+            else:
+                arrays = _read_npz(path, {value.name for value in graph.inputs} | {LABELS}, largest_bytes)
+                data = _of_arrays(arrays, path.name, graph, classes)
         else:
-            raise Unusable(f"{path.name} is neither an .npz file nor a folder")
+            raise Unusable(f"{path.name} is neither an .npz file, nor a .zip of pictures, nor a folder of them")
 
     def feeds() -> Iterator[Feeds]:
         with _naming(purpose):
@@ -93,6 +96,16 @@ def load_arrays(model: ModelProto, arrays: Mapping[str, Array], name: str, purpo
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise Unusable(f"{name} must hold numpy arrays")
         return _of_arrays(arrays, name, Graph(model), None)
+
+
+def are_pictures(path: Path) -> bool:
+    """Whether it is a folder or an archive of pictures, which need to be prepared; what cannot be read is not."""
+    if path.is_dir():
+        return True
+    try:
+        return path.suffix.lower() in ARCHIVES and _archived_pictures(path) is not None
+    except Unusable:
+        return False
 
 
 @contextmanager
@@ -221,15 +234,39 @@ def _classes(graph: Graph, kinds: Mapping[str, OutputKind]) -> int | None:
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
+def _archived_pictures(path: Path) -> zipfile.Path | None:
+    """The folder in an archive that holds the pictures or their classes; None where the archive holds arrays.
+
+    Nothing is unpacked: pictures are read out of the archive, whatever their names would be on a disk.
+    """
+    try:
+        root = zipfile.Path(path)
+        names = [each.filename for each in root.root.infolist()]
+    except (OSError, zipfile.BadZipFile) as problem:
+        raise Unusable(f"{path.name} cannot be read as an archive") from problem
+    if any(name.endswith(".npy") for name in names):
+        return None
+    if len(names) > MOST_PICTURES:
+        raise Unusable(f"{path.name} holds {len(names)} files, more than {MOST_PICTURES}")
+    while len(only := [each for each in root.iterdir() if not _is_hidden(each.name)]) == 1:
+        if only[0].is_file() or only[0].name.isdecimal():
+            break
+        root = only[0]  # the name of the folder that was packed; a class is not alone, or is a number
+    return root
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _load_pictures(
-    folder: Path, graph: Graph, preparation: Preparation | None, known: int | None, most: int
+    folder: Place, graph: Graph, preparation: Preparation | None, known: int | None, most: int
 ) -> OwnData:
     if preparation is None or len(graph.inputs) != 1 or preparation.channels not in (1, 3):
         raise Unusable("the model does not take one picture", "Give an .npz file with an array for each input.")
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    folders = sorted(each.name for each in folder.iterdir() if each.is_dir() and not _is_hidden(each.name))
     classes, naming = _class_numbers(folders, known)
-    files: list[tuple[Path, int]] = []
+    files: list[tuple[Place, int]] = []
     for name, number in classes.items():
         files += [(each, number) for each in _pictures(folder / name)]
     labelled = bool(folders)
@@ -282,8 +319,9 @@ def _class_numbers(folders: Sequence[str], classes: int | None) -> tuple[dict[st
     }, "; folders in alphabetical order are the classes 0, 1, 2 ..."
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
+def _pictures(folder: Place) -> list[Place]:
+    found = [each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file()]
+    return sorted(found, key=lambda each: each.name)
 
 
 def find_data(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["SUFFIXES", "Preparation", "Unusable"]
+__all__ = ["SUFFIXES", "Place", "Preparation", "Unusable"]
+
+Place = Path | zipfile.Path  # a picture, or a folder of them, on the disk or in an archive
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MOST_PIXELS = 64_000_000
+MOST_BYTES = 256 << 20  # of one file, whatever it says of itself: 64 million pixels of RGB, and some
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError),
+    *(
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ),  # of archives: damaged, with a password, packed unusually
+)
 
 
 class Unusable(Exception):
@@ -50,25 +65,28 @@ class Preparation:
         height, width = self.shape[:2] if self.channels_last else self.shape[1:]
         return height, width
 
-    def read(self, path: Path) -> NDArray[np.float32]:
+    def read(self, path: Place) -> NDArray[np.float32]:
         """The picture as one sample of the input; raises Unusable naming the file."""
         pixels = _decode(path, self.channels, self.size)  # [height, width, channels] in [0, 1]
         prepared = pixels * np.asarray(self.scale, np.float32) + np.asarray(self.offset, np.float32)
         return np.ascontiguousarray(prepared if self.channels_last else prepared.transpose(2, 0, 1), np.float32)
 
 
-def _decode(path: Path, channels: int, size: tuple[int, int]) -> NDArray[np.float32]:
+def _decode(path: Place, channels: int, size: tuple[int, int]) -> NDArray[np.float32]:
     """[height, width, channels] in [0, 1]: the middle of the picture, 7/8 of it across if it is larger than that."""
     height, width = size
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with path.open("rb") as file:
+                content = io.BytesIO(file.read(MOST_BYTES))
+            with Image.open(content) as opened:
                 if opened.width * opened.height > MOST_PIXELS:
                     raise Unusable(f"{path.name} has {opened.width}x{opened.height} pixels")
                 picture = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as problem:
-        raise Unusable(f"{path.parent.name}/{path.name} is not a picture that can be read") from problem
+    except UNREADABLE as problem:
+        folder = Path(str(path)).parent.name
+        raise Unusable(f"{folder}/{path.name} is not a picture that can be read") from problem
     if picture.size != (width, height):
         cover = max(width / picture.width, height / picture.height)
         if cover < 7 / 8:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -277,3 +278,75 @@ def test_how_many_samples_would_be_enough() -> None:
         "With 500 samples a change of 1.4 points would be seen in four of five cases; half of that takes 2000."
     ]
     assert enough(metric.model_copy(update={"standard_error": 0.0})) == []
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def grey(level: int) -> bytes:
+    """An even picture as a .png."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, level, level)).save(content, "png")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("packed", ["", "set/", "set/test/"])
+def test_an_archive_of_pictures_is_read_as_the_folder_in_it(tmp_path: Path, packed: str) -> None:
+    files = {f"{packed}0/dark.png": grey(40), f"{packed}1/light.PNG": grey(250), f"{packed}1/note.txt": b"x"}
+    data = load_data(zipped(tmp_path / "set.zip", {**files, "__MACOSX/._0": b"x"}), brightness(), SIGNED)
+    assert (data.samples, data.source) == (2, "set.zip")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 1]
+    [feeds] = data.feeds()
+    assert feeds["picture"].mean(axis=(1, 2, 3)) == pytest.approx([40 / 127.5 - 1, 250 / 127.5 - 1], abs=1e-6)
+    assert list(tmp_path.iterdir()) == [tmp_path / "set.zip"], "nothing was unpacked"
+
+
+def test_pictures_beside_each_other_have_no_labels(tmp_path: Path) -> None:
+    data = load_data(zipped(tmp_path / "set.zip", {"set/a.png": grey(1), "set/b.png": grey(2)}), brightness(), SIGNED)
+    assert data.samples == 2
+    assert data.labels is None
+
+
+def test_an_archive_of_arrays_is_an_npz_whatever_its_name(tmp_path: Path) -> None:
+    path = save(tmp_path / "data.npz", x=X)
+    data = load_data(path.rename(tmp_path / "data.zip"), classifier(WEIGHT))
+    assert data.samples == len(X)
+
+
+def test_an_archive_does_not_reach_beyond_itself(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(grey(9))
+    archive = zipped(tmp_path / "set.zip", {"../secret.png": grey(200), "/etc/a.png": grey(200), "a.png": grey(200)})
+    for feeds in load_data(archive, brightness(), SIGNED).feeds():
+        assert feeds["picture"] == pytest.approx(200 / 127.5 - 1, abs=1e-6)
+
+
+def damaged(content: bytes) -> bytes:
+    return content[:60] + b"\xff" * 10 + content[70:]
+
+
+def with_password(content: bytes) -> bytes:
+    """As if it were packed with one: the first flag of the entry in the archive's directory."""
+    return content.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("no archive", lambda content: b"nothing", "cannot be read as an archive"),
+        ("cut short", lambda content: content[:40], "cannot be read as an archive"),
+        ("damaged", damaged, "is not a picture that can be read"),
+        ("a password", with_password, "is not a picture that can be read"),
+    ],
+)
+def test_archives_that_cannot_be_used_are_refused(
+    tmp_path: Path, name: str, change: Callable[[bytes], bytes], said: str
+) -> None:
+    path = zipped(tmp_path / "set.zip", {"a.png": grey(100)})
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InvalidOption, match=said):
+        list(load_data(path, brightness(), SIGNED).feeds())

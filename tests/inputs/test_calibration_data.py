@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,15 @@ def test_ranges_are_those_of_the_data() -> None:
     assert entry.high == pytest.approx(PICTURES.max() / 100, rel=0.02)
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_folder_of_pictures(tmp_path: Path, archived: bool) -> None:
+    data = tmp_path / "set"
+    data.mkdir()
     for number in range(9):
-        Image.fromarray(np.full((16, 16, 3), 25 * number, np.uint8)).save(tmp_path / f"{number}.png")
-    result = convert(coloured(), Options(samples=8, calibration=tmp_path))
+        Image.fromarray(np.full((16, 16, 3), 25 * number, np.uint8)).save(data / f"{number}.png")
+    if archived:
+        data = Path(shutil.make_archive(str(data), "zip", data))
+    result = convert(coloured(), Options(samples=8, calibration=data))
     assert "9 samples" in result.report.synthesis.description
     assert "RGB" in result.report.synthesis.description
 
