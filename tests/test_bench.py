@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from tests.bench.architectures import resnet50
 from tests.bench.bars import MIB, Measured, verdicts
 from tests.bench.evaluator import Baseline
-from tests.bench.results import table, write_section
+from tests.bench.results import RESULTS, table, write_section
 from tests.bench.zoo import _watch
 
 GOOD = Measured("cifar10_x", "top-1 %", -0.2, 98.0, 3.9, 5 * MIB, 0.99, 10.0, 500 * MIB, 1.0)
@@ -86,3 +87,12 @@ def test_the_large_model_is_resnet50() -> None:
     assert 25.5e6 < sum(len(each.raw_data) // 4 for each in model.graph.initializer) < 25.7e6
     assert sum(node.op_type == "Conv" for node in model.graph.node) == 53
     assert [64, 3, 7, 7] in [list(size) for size in sizes]
+
+
+def test_the_readme_claims_no_figure_that_was_not_measured() -> None:
+    readme = (RESULTS.parents[2] / "README.md").read_text()
+    rows = [line.split("|")[2:6] for line in readme.splitlines() if line.startswith("| ") and line.endswith(" |")]
+    claimed = {number for row in rows for cell in row for number in re.findall(r"\d+\.\d+", cell)}
+    measured = set(re.findall(r"\d+\.\d+", RESULTS.read_text()))
+    assert len(claimed) > 30
+    assert claimed <= measured
