@@ -22,7 +22,7 @@ from converter.quantization.block_reconstruction import affordable_steps, recons
 from converter.quantization.calibration import Observer, RangeRule, observe
 from converter.quantization.channels_last import keep_channels_last
 from converter.quantization.correction import WIDEST, Correction, Settings, apply_correction, correct
-from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
+from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, Maker, equalize
 from converter.quantization.float_fallback import ACCEPTABLE, FEW_WEIGHTS, Floor, choose_precision
 from converter.quantization.placement import Placement, place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range
@@ -259,7 +259,7 @@ def _equalizing(options: Options) -> Step:
     return Step.EQUALIZATION if layers else Step.MIGRATION
 
 
-def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
+def _equalized_kinds(options: Options, graph: Graph) -> frozenset[Maker]:
     """What fits activations' codes better and weights' codes worse: layers at 4-bit activations, normalizations unless
     weights alone have 4 bits.
 
@@ -270,7 +270,7 @@ def _equalized_kinds(options: Options, graph: Graph) -> frozenset[str]:
     if options.precision in (Precision.W4A8, Precision.MIXED):
         return frozenset()
     scaled = any(node.op_type in ("LayerNormalization", "Mul") for node in graph.nodes)
-    kinds = NORMALIZATIONS if scaled and Step.MIGRATION not in options.skip else frozenset[str]()
+    kinds = NORMALIZATIONS if scaled and Step.MIGRATION not in options.skip else frozenset[Maker]()
     return kinds | LAYERS if _equalizing(options) is Step.EQUALIZATION else kinds
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 import torch
@@ -31,12 +32,22 @@ from converter.quantization.channel_numbers import Channels, Labels, Numbers, la
 from converter.reconstruction import Reconstruction
 from converter.sessions import Feeds
 
-__all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "equalize"]
+__all__ = ["LAYERS", "NORMALIZATIONS", "Equalization", "Maker", "equalize"]
+
+
+class Maker(Enum):
+    """What makes the channels that may be scaled."""
+
+    LAYER = auto()  # its weights
+    NORMALIZATION = auto()  # its scale and bias
+    SCALE = auto()  # a constant factor
+    BIAS = auto()  # of a MatMul: it is scaled with what it is added to
+
 
 SPATIAL = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 POINTWISE = frozenset({"Relu", "LeakyRelu", "Identity"})
-LAYERS = frozenset({"layer"})
-NORMALIZATIONS = frozenset({"norm", "scale"})
+LAYERS = frozenset({Maker.LAYER})
+NORMALIZATIONS = frozenset({Maker.NORMALIZATION, Maker.SCALE})
 MOST = 8.0  # a channel is enlarged by; beyond, it is nearly dead and its weights would dwarf the others'
 STRENGTH = 0.5  # exponent of the wanted scale
 
@@ -57,7 +68,7 @@ def equalize(
     graph: Graph,
     rounded: Iterable[str],
     calibration: Iterable[Feeds],
-    kinds: frozenset[str],
+    kinds: frozenset[Maker],
 ) -> Equalization:
     """The model with the channels of its ``rounded`` tensors equalized as far as the graph allows.
 
@@ -66,7 +77,7 @@ def equalize(
     batches = list(calibration)
     shapes, indices = _looked_at(network, graph, batches[0])
     labels = Labels(indices=indices)
-    made: dict[str, tuple[str, Numbers]] = {}  # node -> kind, numbers of the channels it makes
+    made: dict[str, tuple[Maker, Numbers]] = {}  # node -> kind, numbers of the channels it makes
     read: dict[str, Numbers] = {}  # node -> numbers of the channels that its weight reads
     for name in (each.name for each in graph.inputs):
         label_fresh(labels, name, shapes, fixed=True)
@@ -107,7 +118,7 @@ def _follow(
     network: Reconstruction,
     shapes: Mapping[str, torch.Size],
     labels: Labels,
-    made: dict[str, tuple[str, Numbers]],
+    made: dict[str, tuple[Maker, Numbers]],
     read: dict[str, Numbers],
 ) -> None:
     """Numbers the channels of a node's outputs, and fixes those that the node does not let through."""
@@ -181,7 +192,7 @@ def _follow_layer(
     graph: Graph,
     shapes: Mapping[str, torch.Size],
     labels: Labels,
-    made: dict[str, tuple[str, Numbers]],
+    made: dict[str, tuple[Maker, Numbers]],
     read: dict[str, Numbers],
 ) -> bool:
     """Whether the node makes new channels: a weighted layer, or a normalization with a constant scale."""
@@ -193,14 +204,14 @@ def _follow_layer(
         else:
             read[node.name] = reads
         axis = output_channels(node)
-        made[node.name] = ("layer", label_fresh(labels, node.output[0], shapes, fixed=False, axis=axis))
+        made[node.name] = (Maker.LAYER, label_fresh(labels, node.output[0], shapes, fixed=False, axis=axis))
         if node.op_type == "Conv" and any(node.input[2:]) and node.input[2] not in graph.initializers:
             labels.fix(node.output[0])
         return True
     if node.op_type == "LayerNormalization" and _alone(node.input[1:], graph) and node.input[1] in graph.initializers:
         labels.fix(node.input[0])
         if graph.initializers[node.input[1]].ndim == 1:
-            made[node.name] = ("norm", label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
+            made[node.name] = (Maker.NORMALIZATION, label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
             return True
     if node.op_type == "Mul":
         constant = [name for name in node.input if name in graph.initializers]
@@ -209,7 +220,7 @@ def _follow_layer(
             shape = shapes.get(node.output[0])
             if shape is not None and shape[-1:] == graph.initializers[constant[0]].shape and len(shape) > 1:
                 labels.fix(other)
-                made[node.name] = ("scale", label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
+                made[node.name] = (Maker.SCALE, label_fresh(labels, node.output[0], shapes, fixed=False, axis=-1))
                 return True
     if node.op_type == "Add":  # the bias of a MatMul
         constant = [name for name in node.input if name in graph.initializers]
@@ -222,7 +233,7 @@ def _follow_layer(
         ):
             numbers = labels.along(moving[0], -1)
             if numbers is not None and len(numbers) == graph.initializers[constant[0]].size:
-                made[node.name] = ("bias", numbers)
+                made[node.name] = (Maker.BIAS, numbers)
                 labels.numbers[node.output[0]] = labels.numbers[moving[0]]
                 return True
     return False
@@ -280,7 +291,7 @@ def _rescale(
     model: ModelProto,
     graph: Graph,
     channels: Channels,
-    made: Mapping[str, tuple[str, Numbers]],
+    made: Mapping[str, tuple[Maker, Numbers]],
     read: Mapping[str, Numbers],
     scales: Mapping[int, float],
 ) -> Equalization:
@@ -290,12 +301,12 @@ def _rescale(
     values: dict[str, Array] = {}
     touched = 0
     for node in graph.nodes:
-        kind, numbers = made.get(node.name, ("", np.empty(0, np.int64)))
+        kind, numbers = made.get(node.name, (None, np.empty(0, np.int64)))
         grow, shrink = factors(numbers), factors(read.get(node.name, np.empty(0, np.int64)))
         if not (grow != 1).any() and not (shrink != 1).any():
             continue
         touched += 1
-        if kind == "layer":
+        if kind is Maker.LAYER:
             values |= _rescale_layer(node, graph, grow, shrink)
         else:  # a normalization's scale and bias, a constant factor, or a MatMul's bias
             for name in node.input:
@@ -304,7 +315,7 @@ def _rescale(
     changed = copied(model)
     put_constants(changed, values)
     count = sum(
-        int((factors(numbers) != 1).sum()) for kind, numbers in made.values() if kind in ("layer", "norm", "scale")
+        int((factors(numbers) != 1).sum()) for kind, numbers in made.values() if kind in LAYERS | NORMALIZATIONS
     )
     return Equalization(changed, count, touched, max(scales.values(), default=1.0))
 

@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from converter.graph import Graph
 from converter.quantization.calibration import observe
-from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, equalize
+from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, Maker, equalize
 from converter.quantization.placement import place, quantized_tensors
 from converter.reconstruction import reconstruct
 from tests.networks import (
@@ -29,7 +29,7 @@ from tests.networks import (
 )
 
 
-def equalized(given: Prepared, kinds: frozenset[str] = LAYERS | NORMALIZATIONS) -> Equalization:
+def equalized(given: Prepared, kinds: frozenset[Maker] = LAYERS | NORMALIZATIONS) -> Equalization:
     rounded = quantized_tensors(given.graph, place(given.graph, {}).nodes)
     return equalize(given.model, given.network, given.graph, rounded, given.batches, kinds)
 
