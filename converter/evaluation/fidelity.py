@@ -42,6 +42,7 @@ Doubles = NDArray[np.float64]
 
 NORMALIZING = frozenset({"LpNormalization", "Div"})  # rows of length one are what embeddings end in
 RESAMPLES = 2000  # of the bootstrap: 50 of them lie beyond each end of a 95 % interval
+DRAWN = 1 << 18  # samples of the bootstrap at a time, 2 MiB of indices
 SAME = 1e-5  # of a value: where no more changes from sample to sample, it does not depend on them
 LEAST_TO_JUDGE = 16  # samples
 INDIFFERENT = 1.25  # times 1 / classes: an embedding's softmax; the least confident of 45 classifiers had 1.5
@@ -69,16 +70,16 @@ def bootstrap_sqnr(signal: Doubles, noise: Doubles, seed: int) -> Interval | Non
     """The 95 % percentile interval in dB of sum(signal) / sum(noise) over resampled samples; None below 4 samples."""
     if len(signal) < 4 or signal.sum() <= 0 or noise.sum() <= 0:
         return None
-    generator = np.random.default_rng(seed)
-    ratios = []
-    for _ in range(RESAMPLES):
-        drawn = generator.integers(0, len(signal), len(signal))
-        powers = signal[drawn].sum(), noise[drawn].sum()
-        if powers[0] > 0 and powers[1] > 0:
-            ratios.append(10 * math.log10(powers[0] / powers[1]))
-    if len(ratios) < RESAMPLES // 2:
+    generator, count = np.random.default_rng(seed), len(signal)
+    size = max(DRAWN // count, 1)
+    powers = np.empty((RESAMPLES, 2))
+    for start in range(0, RESAMPLES, size):
+        drawn = generator.integers(0, count, (min(size, RESAMPLES - start), count))
+        powers[start : start + size] = np.stack([signal[drawn].sum(1), noise[drawn].sum(1)], 1)
+    powers = powers[(powers > 0).all(1)]
+    if len(powers) < RESAMPLES // 2:
         return None
-    low, high = np.quantile(ratios, (0.025, 0.975))
+    low, high = np.quantile(10 * np.log10(powers[:, 0] / powers[:, 1]), (0.025, 0.975))
     return Interval(low=float(low), high=float(high))
 
 

@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from converter.capacity import affordable, fitting, forward_seconds
 from converter.evaluation.fidelity import Comparison, compare
+from converter.findings import Fidelity
 from converter.inputs.plans import Scaling, batch_limit
 from converter.inputs.task import Task
 from converter.options import Options
@@ -47,9 +48,10 @@ class Judged:
 
 
 def judge_hypotheses(
-    original: ModelProto, int8: ModelProto, task: Task, samples: Synthesis, options: Options
+    original: ModelProto, int8: ModelProto, task: Task, samples: Synthesis, options: Options, taken: Fidelity
 ) -> tuple[Judged, ...]:
-    """Both models on held-out samples under every open preprocessing of every input; those that are alike run once.
+    """Both models on held-out samples under every open preprocessing of every input; those that are alike run once,
+    and not again what was ``taken`` for the right one.
 
     Empty where every input's preprocessing is stated or the only one left.
     """
@@ -58,7 +60,10 @@ def judge_hypotheses(
         if len(plan.doubtful) < 2:
             continue
         here: list[Judged] = []
-        for scaling in plan.doubtful:
+        if not plan.rivals:
+            compared = Comparison(taken.samples, taken.outputs, taken.decisions)
+            here.append(Judged(plan.name, plan.scaling, covered=True, compared=compared))
+        for scaling in plan.doubtful[len(here) :]:
             twin = next((each for each in here if each.scaling.is_alike(scaling)), None)
             compared = twin.compared if twin else _compare(original, int8, task, index, scaling, samples, options)
             covered = any(scaling.is_alike(each) for each in (plan.scaling, *plan.rivals))

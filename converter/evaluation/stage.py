@@ -86,7 +86,7 @@ def measure(
     attempts = Attempts()
     judged: tuple[Judged, ...] = ()
     with attempts.optional("hypotheses", "What INT8 keeps under other preprocessings"):
-        judged = judge_hypotheses(original, int8, task, samples, options)
+        judged = judge_hypotheses(original, int8, task, samples, options, fidelity)
     predicted = predict(
         _hypotheses(task, fidelity, judged), expected_accuracy=options.expected_accuracy, max_drop=options.max_drop
     )
