@@ -55,7 +55,7 @@ def convert(
     html: Annotated[Path | None, typer.Option("--html", metavar="OUT.html", help="The report for people.")] = None,
     method: Annotated[Method | None, typer.Option(help="How calibration data come about.  [default: auto]")] = None,
     precision: Annotated[Precision | None, typer.Option(help="What weights and activations become.")] = None,
-    samples: Annotated[int | None, typer.Option(metavar="N", help="Synthetic samples.  [default: 64]")] = None,
+    samples: Annotated[int | None, typer.Option(metavar="N", help="Synthetic samples, at most.  [default: 64]")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same bytes.  [default: 0]")] = None,
     time_budget: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For synthesis and optimization.  [default: 60]")

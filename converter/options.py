@@ -94,7 +94,9 @@ class Options:
     patterns (``*``, ``?``, ``[..]``) of nodes, or operator types. ``outputs`` says what an output carries where the
     guess would be wrong. ``max_drop`` is the loss of accuracy that the report must exclude, as a share, and
     ``expected_accuracy`` the float model's own, which sharpens that.
-    ``time_budget`` bounds synthesis and optimization together, in seconds. ``skip`` names steps to leave out.
+    ``time_budget`` bounds synthesis and optimization together, in seconds; where a network is so large that ``samples``
+    of them do not fit, there are fewer, and steps that do not fit on a single one are left out. ``skip`` names steps
+    to leave out.
     ``size_budget`` (mixed precision) is the weights' size: up to 1 a fraction of INT8's, above 1 bytes, or a text that
     ``read_size`` reads, such as 1.5MiB.
     """
