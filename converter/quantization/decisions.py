@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from onnx import ModelProto
 
@@ -16,7 +15,7 @@ from converter.inputs.plans import tensors
 from converter.inputs.sizes import sizes
 from converter.options import Effort, Method, Options, Precision, Step
 from converter.process_memory import return_freed_memory
-from converter.quantization.allowance import JUDGED, allow
+from converter.quantization.allowance import JUDGED, Allowance, allow
 from converter.quantization.bit_widths import Widths, coarse_activations, settle_widths
 from converter.quantization.block_reconstruction import affordable_steps, reconstruct_blocks
 from converter.quantization.calibration import Observer, RangeRule, observe
@@ -38,7 +37,7 @@ from converter.reconstruction import Reconstruction, reconstruct
 from converter.scores import judged_tensors
 from converter.sessions import Feeds
 
-__all__ = ["Optimized", "optimize"]
+__all__ = ["Given", "Optimized", "optimize"]
 
 BLOCKS_SHARE = 0.4  # of the time budget that GENIE-M may take
 MOST_FITTED = 128  # samples the weights are fitted on, however many calibrate the ranges
@@ -63,122 +62,203 @@ class Optimized:
     widths: Widths
 
 
+@dataclass(frozen=True)
+class Given:
+    """What is settled before anything is measured.
+
+    ``stated`` ranges need no looking; ``kept_float`` are nodes that stay in float for the reason given, whatever is
+    measured; ``margin`` is by how much the range of an 8-bit activation exceeds the best one for the samples;
+    ``pictures`` are inputs with the axis of their rows, which are judged with bars above and below too.
+    """
+
+    stated: Mapping[str, Range]
+    kept_float: Mapping[str, str]
+    margin: float
+    pictures: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every decision reads: the network, its samples, what is wished and given, and all that could be rounded."""
+
+    model: ModelProto
+    network: Reconstruction
+    graph: Graph
+    calibration: Sequence[Feeds]
+    options: Options
+    given: Given
+    progress: Callable[[float, str], None]
+    attempts: Attempts
+    elements: Mapping[str, int]  # of each tensor of one sample
+    macs: int  # of one sample
+    allowed: Allowance  # samples that each decision may take
+    everything: Placement
+    shared: Mapping[str, str]  # tensors that integers carry, by the one whose range they have
+
+
 def optimize(
     model: ModelProto,
     network: Reconstruction,
     graph: Graph,
     calibration: Sequence[Feeds],
     options: Options,
+    given: Given,
     progress: Callable[[float, str], None],
-    stated: Mapping[str, Range] = MappingProxyType({}),
-    kept_float: Mapping[str, str] = MappingProxyType({}),
-    margin: float = 1.0,
-    pictures: Mapping[str, int] = MappingProxyType({}),
 ) -> Optimized:
-    """The plan of the integer model, from batches of calibration inputs; ``stated`` ranges need no looking.
-
-    ``kept_float`` are nodes that stay in float for the reason given, whatever is measured; ``margin`` is by how much
-    the range of an 8-bit activation exceeds the best one for the samples; ``pictures`` are inputs with the axis of
-    their rows, which are judged with bars above and below too.
-    """
-    attempts = Attempts()
+    """The plan of the integer model, from batches of calibration inputs."""
+    everything = place(graph, given.kept_float, options.convention)
+    shared = quantized_tensors(graph, everything.nodes, options.convention)
     elements = sizes(network, graph, calibration[0])
-    macs, numbers = sum(multiply_adds(node, graph, elements) for node in graph.nodes), sum(elements.values())
-    largest = max(elements.values(), default=1)
-    fitted = max(affordable(largest, MOST_FITTED, STREAM_BYTES), affordable(largest, JUDGED, FORWARD_BYTES / 4))
-    allowed = allow(forward_seconds(macs, numbers), fitted, options)
-    convention = options.convention
-    everything = place(graph, kept_float, convention)
-    shared = quantized_tensors(graph, everything.nodes, convention)
-    equalized = None
-    if kinds := _equalized_kinds(options, graph):
-        with attempts.optional(_equalizing(options), "Bringing channels to one range"):
-            equalized = equalize(model, network, graph, shared, spread(calibration, allowed.equalized), kinds)
-            graph, network, model = Graph(equalized.model), reconstruct(equalized.model), equalized.model
-    providers = sorted(set(shared.values()))
-    observed = observe(network, providers, calibration, lambda share: progress(0.2 * share, "observing ranges"))
-    progress(0.2, "ranges observed")
-    rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
-    coarse = coarse_activations(graph, everything.nodes, shared) if options.precision is Precision.W4A4 else frozenset()
-    ranges = choose_ranges(
-        network, graph, observed, everything.nodes, shared, rule, coarse, margin, stated, convention.levels
-    )
-    judged_together = affordable(numbers, JUDGED, JUDGED_BYTES)
-    judged = [tensors(part) for feeds in spread(calibration, allowed.judged) for part in _parts(feeds, judged_together)]
-    damage, placement = dict.fromkeys(ranges, 0.0), everything
-    bars = [each for feeds in judged if (each := padded(feeds, pictures))]
-    harm = dict.fromkeys(shared, 0.0)
-    few = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
-    if Step.FLOAT_FALLBACK not in allowed.left_out:
-        with attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
-            places = judged_tensors(graph)
-            segments = divide(graph, elements, places, BACKWARD_BYTES / 4)
-            damage = measure_damage(network, ranges, places, [*judged, *bars], options.seed, segments)
-            progress(0.35, "damage of each rounding measured")
-            harm = {name: damage[source] for name, source in shared.items()}
-            if Step.FLOAT_FALLBACK not in options.skip:
-                references = refer(network, places, judged, pictures)
-
-                def error_of(trial: Placement) -> float:
-                    tried = quantized_tensors(graph, trial.nodes, convention)
-                    rounding = {name: ranges[shared[each]] for name, each in tried.items()}
-                    return max(simulate_rounding(network, rounding, references).values(), default=0.0)
-
-                floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
-                placement = choose_precision(graph, harm, elements, kept_float, few, floor, convention)
-    rounded = quantized_tensors(graph, placement.nodes, convention)
+    macs, largest = sum(multiply_adds(node, graph, elements) for node in graph.nodes), max(elements.values(), default=1)
+    room = max(affordable(largest, MOST_FITTED, STREAM_BYTES), affordable(largest, JUDGED, FORWARD_BYTES / 4))
+    allowed = allow(forward_seconds(macs, sum(elements.values())), room, options)
+    known = (calibration, options, given, progress, Attempts(), elements, macs, allowed, everything, shared)
+    work, equalized = _equalize(_Work(model, network, graph, *known))
+    ranges, observed = _choose_ranges(work)
+    fallback = _leave_in_float(work, ranges)
+    placement = fallback.placement
+    rounded = quantized_tensors(work.graph, placement.nodes, options.convention)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
+    fitted = _fit_weights(work, placement, chosen)
+    plan = Plan(placement.nodes, chosen, fitted.correction.grids, options.convention)
+    rounded_model = apply_correction(work.model, fitted.correction)
+    if options.convention.onnxruntime:
+        with work.attempts.optional("channels-last", "Keeping channels last"):
+            rounded_model, plan = keep_channels_last(rounded_model, plan)
+    steps = _steps_taken(options, equalized, everything, fallback, fitted)
+    failed = {each.step: each.as_step() for each in (*work.attempts.left_out, *allowed.left_out.values())}
+    steps = [failed.pop(each.name, each) for each in [*steps, *fitted.widths.steps]]
+    steps += failed.values()
+    return Optimized(
+        work.model, rounded_model, plan, placement, fallback.damage, fitted.correction, observed, steps, fitted.widths
+    )
+
+
+def _equalize(work: _Work) -> tuple[_Work, Equalization | None]:
+    """The work on the network whose channels have been brought to one range, where the options want that."""
+    kinds = _equalized_kinds(work.options, work.graph)
+    if kinds:
+        with work.attempts.optional(_equalizing(work.options), "Bringing channels to one range"):
+            few = spread(work.calibration, work.allowed.equalized)
+            done = equalize(work.model, work.network, work.graph, work.shared, few, kinds)
+            network = reconstruct(done.model)
+            return replace(work, model=done.model, network=network, graph=Graph(done.model)), done
+    return work, None
+
+
+def _choose_ranges(work: _Work) -> tuple[Mapping[str, Range], Mapping[str, Observer]]:
+    """The range of every tensor that others share, and what was seen of it."""
+    options, convention = work.options, work.options.convention
+    providers = sorted(set(work.shared.values()))
+    observed = observe(
+        work.network, providers, work.calibration, lambda share: work.progress(0.2 * share, "observing ranges")
+    )
+    work.progress(0.2, "ranges observed")
+    rule = RangeRule.MSE if Step.RANGE_SEARCH not in options.skip else RangeRule.MINMAX
+    coarse = frozenset[str]()
+    if options.precision is Precision.W4A4:
+        coarse = coarse_activations(work.graph, work.everything.nodes, work.shared)
+    given, nodes = work.given, work.everything.nodes
+    ranges = choose_ranges(
+        work.network, work.graph, observed, nodes, work.shared, rule, coarse, given.margin, given.stated,
+        convention.levels,
+    )  # fmt: skip
+    return ranges, observed
+
+
+@dataclass(frozen=True)
+class _Fallback:
+    """The nodes on integers, the damage of rounding each range, and the same of each tensor that has it."""
+
+    placement: Placement
+    damage: Mapping[str, float]
+    harm: Mapping[str, float]
+
+
+def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
+    """Where integers cost the outputs most and save least."""
+    network, graph, options, shared, given = work.network, work.graph, work.options, work.shared, work.given
+    together = affordable(sum(work.elements.values()), JUDGED, JUDGED_BYTES)
+    few = spread(work.calibration, work.allowed.judged)
+    judged = [tensors(part) for feeds in few for part in _parts(feeds, together)]
+    bars = [each for feeds in judged if (each := padded(feeds, given.pictures))]
+    damage, placement, harm = dict.fromkeys(ranges, 0.0), work.everything, dict.fromkeys(shared, 0.0)
+    free = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
+    if Step.FLOAT_FALLBACK in work.allowed.left_out:
+        return _Fallback(placement, damage, harm)
+    with work.attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
+        places = judged_tensors(graph)
+        segments = divide(graph, work.elements, places, BACKWARD_BYTES / 4)
+        damage = measure_damage(network, ranges, places, [*judged, *bars], options.seed, segments)
+        work.progress(0.35, "damage of each rounding measured")
+        harm = {name: damage[source] for name, source in shared.items()}
+        if Step.FLOAT_FALLBACK not in options.skip:
+            references = refer(network, places, judged, given.pictures)
+
+            def error_of(trial: Placement) -> float:
+                tried = quantized_tensors(graph, trial.nodes, options.convention)
+                rounding = {name: ranges[shared[each]] for name, each in tried.items()}
+                return max(simulate_rounding(network, rounding, references).values(), default=0.0)
+
+            floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
+            placement = choose_precision(graph, harm, work.elements, given.kept_float, free, floor, options.convention)
+    return _Fallback(placement, damage, harm)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """The weights' bits, their grids and the biases, and whether errors were to compensate."""
+
+    widths: Widths
+    correction: Correction
+    compensated: bool
+
+
+def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range]) -> _Fitted:
+    """Weights rounded and biases corrected against the samples, as far as the options want it."""
+    network, graph, options = work.network, work.graph, work.options
     settings = Settings(
         Step.ROUNDING not in options.skip and not _hurried(options),
         Step.BIAS_CORRECTION not in options.skip,
-        saturating=convention.pairs_saturate,
+        saturating=options.convention.pairs_saturate,
     )
-    together = affordable(largest, MOST_FITTED, PIECE_BYTES)
-    batches = [tensors(part) for feeds in spread(calibration, allowed.fitted) for part in _parts(feeds, together)]
+    together = affordable(max(work.elements.values(), default=1), MOST_FITTED, PIECE_BYTES)
+    few = spread(work.calibration, work.allowed.fitted)
+    batches = [tensors(part) for feeds in few for part in _parts(feeds, together)]
     widths = Widths({})
-    with attempts.optional("widths", "Choosing bit widths"):
-        widths = settle_widths(options, network, graph, placement.nodes, batches, settings, elements)
+    with work.attempts.optional("widths", "Choosing bit widths"):
+        widths = settle_widths(options, network, graph, placement.nodes, batches, settings, work.elements)
     return_freed_memory()
-    progress(0.4, "bits of the weights settled")
+    work.progress(0.4, "bits of the weights settled")
     settings = replace(settings, bits=widths.bits)
 
     def advance(share: float) -> None:
-        progress(0.4 + 0.6 * share, "weights rounded and biases corrected")
+        work.progress(0.4 + 0.6 * share, "weights rounded and biases corrected")
 
     correction: Correction | None = None
     if options.method is Method.GENIE and settings.compensate:
-        with attempts.optional("blocks", "Fitting weights block by block"):
+        with work.attempts.optional("blocks", "Fitting weights block by block"):
             size = max(len(value) if value.dim() else 1 for value in batches[0].values())
-            rounds = affordable_steps(macs, size, len(placement.nodes), options.time_budget * BLOCKS_SHARE)
+            rounds = affordable_steps(work.macs, size, len(placement.nodes), options.time_budget * BLOCKS_SHARE)
             correction = reconstruct_blocks(
                 network, graph, placement.nodes, chosen, batches, settings.bits, rounds, options.seed, advance
             )
     if correction is None:
-        with attempts.optional(Step.ROUNDING, "Rounding against the samples"):
+        with work.attempts.optional(Step.ROUNDING, "Rounding against the samples"):
             correction = correct(network, graph, placement.nodes, chosen, batches, settings, advance)
     correction = correction or Correction()  # without grids onnxruntime rounds each weight to nearest
-    plan = Plan(placement.nodes, chosen, correction.grids, convention)
-    rounded_model = apply_correction(model, correction)
-    if convention.onnxruntime:
-        with attempts.optional("channels-last", "Keeping channels last"):
-            rounded_model, plan = keep_channels_last(rounded_model, plan)
-    steps = _steps_taken(options, equalized, placement, everything, harm, correction, settings.compensate)
-    failed = {each.step: each.as_step() for each in (*attempts.left_out, *allowed.left_out.values())}
-    steps = [failed.pop(each.name, each) for each in [*steps, *widths.steps]]
-    steps += failed.values()
-    return Optimized(model, rounded_model, plan, placement, damage, correction, observed, steps, widths)
+    return _Fitted(widths, correction, settings.compensate)
 
 
 def _steps_taken(
     options: Options,
     equalized: Equalization | None,
-    placement: Placement,
     everything: Placement,
-    harm: Mapping[str, float],
-    correction: Correction,
-    compensated: bool,
+    fallback: _Fallback,
+    fitted: _Fitted,
 ) -> list[StepTaken]:
     """The report's list of steps, each with the effect that was measured while it was taken."""
+    placement, correction = fallback.placement, fitted.correction
     taken = []
     if equalized is not None:
         taken.append(
@@ -197,8 +277,8 @@ def _steps_taken(
                 applied=bool(floats),
                 sentence=f"{len(floats)} nodes left in float, where integers cost most and save least.",
                 measure="estimated damage to the outputs by rounding activations",
-                before=_damage(everything, harm),
-                after=_damage(placement, harm),
+                before=_damage(everything, fallback.harm),
+                after=_damage(placement, fallback.harm),
                 unit="relative squared error",
             )
         )
@@ -208,8 +288,8 @@ def _steps_taken(
     for step, applied, words in (
         (
             Step.ROUNDING,
-            compensated,
-            _rounded_words(correction) if compensated else "Weights rounded to nearest.",
+            fitted.compensated,
+            _rounded_words(correction) if fitted.compensated else "Weights rounded to nearest.",
         ),
         (
             Step.BIAS_CORRECTION,

@@ -19,7 +19,7 @@ from converter.options import RANGELESS, Method, Options, Precision
 from converter.progress import Reporter, Stage
 from converter.quantization.calibration import SampleReader
 from converter.quantization.closed_loop import ClosedLoop, run_closed_loop
-from converter.quantization.decisions import Optimized, optimize
+from converter.quantization.decisions import Given, Optimized, optimize
 from converter.quantization.doubtful_inputs import first_layers_in_doubt
 from converter.quantization.int4_packing import pack
 from converter.quantization.mixing import Mix, plan_mix, weights_alone, write_mix
@@ -114,17 +114,20 @@ def _write(
     """What is decided for the integer model, and the file that is written by it."""
     task = mix.task
     calibration = list(samples.feeds(affordable(task.elements, BATCH)))
+    given = Given(
+        _stated_ranges(task.plans),
+        {**mix.not_static, **kept_float},
+        1.0 if samples.own else _margin(task.plans, options.method),
+        {plan.name: 1 if plan.channels_last else 2 for plan in task.plans if _padded_in_use(plan)},
+    )
     optimized = optimize(
         task.model,
         task.network,
         task.graph,
         calibration,
         options,
+        given,
         lambda share, message: reporter(Stage.OPTIMIZATION, share, message),
-        _stated_ranges(task.plans),
-        {**mix.not_static, **kept_float},
-        1.0 if samples.own else _margin(task.plans, options.method),
-        {plan.name: 1 if plan.channels_last else 2 for plan in task.plans if _padded_in_use(plan)},
     )
     reporter(Stage.QUANTIZATION, 0.0, "writing the integer model")
     four_bits = [name for name, bits in optimized.widths.bits.items() if bits == 4]
