@@ -106,8 +106,12 @@ def _input_facts(plan: InputPlan) -> dict[str, object]:
         "overrule": plan.overrule,
         "confidence": plan.confidence,
         "hypotheses": [
-            {"name": each.name, "probability": each.probability, "why": each.why}
-            | ({"specification": each.specification} if plan.kind in CONVENTIONAL else {})
+            {
+                "name": each.name,
+                "probability": each.probability,
+                "why": each.why,
+                "specification": plan.specification(each),
+            }
             for each in plan.considered
         ],
     }
@@ -158,7 +162,7 @@ def _taken_for(name: str, plans: tuple[InputPlan, ...]) -> list[str]:
         lines.append(f"        {plan.scaling.name} is {plan.confidence:.0%} sure; {plan.considered[0].why}")
         others = [each for each in plan.doubtful if not each.is_alike(plan.scaling)]
         lines += [
-            f"        if it is {each.name} ({each.probability:.0%}): {input_option(name, each.specification)}"
+            f"        if it is {each.name} ({each.probability:.0%}): {input_option(name, plan.specification(each))}"
             for each in (plan.scaling, *others)
         ]
     return lines

@@ -7,7 +7,7 @@ is when nobody says so is settled in ``converter.inputs.scaling`` by what the ne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -95,19 +95,6 @@ class Scaling:
             and (self.standardized == other.standardized)
         )
 
-    @property
-    def specification(self) -> str:
-        """What the owner types to say that this is it."""
-        if self.order is ChannelOrder.BGR or len(self.scale) > 1 or len(self.offset) > 1:
-            width = max(len(self.scale), len(self.offset))
-            scale, offset = (each * width if len(each) == 1 else each for each in (self.scale, self.offset))
-            top = 255.0 if max(scale) > BYTE_SCALES else 1.0
-            deviation = ",".join(f"{top / each:.4g}" for each in scale)
-            mean = ",".join(f"{-o / s * top:.5g}" for s, o in zip(scale, offset, strict=True))
-            order = ";order=bgr" if self.order is ChannelOrder.BGR else ""
-            return f"range=0:{top:g};mean={mean};std={deviation}{order}"
-        return f"range={self.offset[0]:g}:{self.scale[0] + self.offset[0]:g}"
-
 
 BYTE_SCALES = 16.0  # from which a scale counts pixels of 0..255
 ADJUSTABLE = frozenset(  # what has a scale, and what gradients may move
@@ -171,6 +158,21 @@ class InputPlan:
         }
         scaled = "range=0:255" if self.kind in COLOURED else "mean=0;std=1" if self.kind in ADJUSTABLE else "kind=..."
         return input_option(self.name, examples.get(self.kind, scaled))
+
+    def specification(self, scaling: Scaling) -> str:
+        """What the owner types to say that this is how the input is prepared."""
+        if self.kind not in COLOURED:
+            if scaling == replace(SOUND, probability=scaling.probability, why=scaling.why):
+                return "kind=sound"
+            mean, deviation = (",".join(f"{each:.5g}" for each in part) for part in (scaling.offset, scaling.scale))
+            return f"mean={mean};std={deviation}"
+        order = ";order=bgr" if scaling.order is ChannelOrder.BGR else ""
+        if not order and len(scaling.scale) == 1:
+            return f"range={scaling.offset[0]:g}:{scaling.scale[0] + scaling.offset[0]:g}"
+        top = 255.0 if max(scaling.scale) > BYTE_SCALES else 1.0
+        deviation = ",".join(f"{top / each:.4g}" for each in scaling.scale)
+        mean = ",".join(f"{-o / s * top:.5g}" for s, o in zip(scaling.scale, scaling.offset, strict=True))
+        return f"range=0:{top:g};mean={mean};std={deviation}{order}"
 
     @property
     def channels(self) -> int:

@@ -37,7 +37,7 @@ from converter.graph import Graph, Value, multiply_adds
 from converter.inputs.plans import ADJUSTABLE, COLOURED, CONVENTIONAL, SURE, InputKind, InputPlan
 from converter.inputs.task import Task
 from converter.normalization import Normalized
-from converter.options import Options
+from converter.options import Options, Precision
 from converter.provenance import digest, versions
 from converter.quantization.stage import Integers
 from converter.quantization.target_forms import target_forms
@@ -232,7 +232,7 @@ def _hypotheses(plan: InputPlan, measured: Measured) -> tuple[Hypothesis, ...]:
                 probability=scaling.probability,
                 taken=scaling in (plan.scaling, *plan.rivals),
                 why=scaling.why,
-                specification=scaling.specification if plan.kind in CONVENTIONAL else "",
+                specification=plan.specification(scaling),
                 agreement=decisions.agreement if decisions else None,
                 sqnr_db=under.sqnr_db if under else None,
             )
@@ -303,10 +303,11 @@ def _undecided(plan: InputPlan, measured: Measured) -> list[Caution]:
         kept = worst.agreement
         figure = f"keeps {kept:.0%} of its decisions" if kept is not None else f"carries {worst.sqnr_db:.0f} dB"
         stake = f" Were it {worst.scaling.name}, INT8 {figure}."
+    ways = [input_option(plan.name, plan.specification(each)) for each in (plan.scaling, *others[:1])]
     message = (
         f"The input {plan.name} was taken for {plan.scaling.name} with a probability of {plan.confidence:.0%}"
         f"{'; it may be ' + others[0].name if others else ''}.{stake} "
-        f"State it: {' or '.join(input_option(plan.name, each.specification) for each in (plan.scaling, *others[:1]))}."
+        f"State it: {' or '.join(ways)}."
     )
     return [Caution(kind="preprocessing-undecided", message=message, place=plan.name)]
 
@@ -322,7 +323,10 @@ def _cautions(task: Task, integers: Integers, measured: Measured, options: Optio
             )
         )
     if measured.latency is not None and measured.latency.slower:
-        cautions.append(Caution(kind="slower", message="On this processor the INT8 model is slower than FP32."))
+        message = "On this processor the INT8 model is slower than FP32."
+        if options.precision is Precision.INT8:
+            message += " --precision weights makes a file as small that computes in float, as fast as FP32."
+        cautions.append(Caution(kind="slower", message=message))
     if not integers.decisions.nodes_quantized:
         cautions.append(
             Caution(kind="nothing-quantized", message="No node runs on integers; the reasons stand with the nodes.")

@@ -121,12 +121,25 @@ def test_twins_that_no_grid_tells_apart_are_one_question() -> None:
 
 
 def test_what_to_type_means_the_same_preprocessing() -> None:
-    for scaling in candidates(settle(built_for(1.0, 0.0, batch_norm=True))):
-        stated = settle(built_for(1.0, 0.0, batch_norm=True), scaling.specification).scaling
+    plan = settle(built_for(1.0, 0.0, batch_norm=True))
+    for scaling in candidates(plan):
+        stated = settle(built_for(1.0, 0.0, batch_norm=True), plan.specification(scaling)).scaling
         assert np.broadcast_to(stated.scale, 3) == pytest.approx(np.broadcast_to(scaling.scale, 3), rel=1e-3)
         assert np.broadcast_to(stated.offset, 3) == pytest.approx(
             np.broadcast_to(scaling.offset, 3), rel=1e-3, abs=1e-3
         )
+
+
+@pytest.mark.parametrize("shape", [("N", 1, 4000), ("N", 40, 100)], ids=["sound", "spectrum"])
+def test_what_to_type_means_the_same_of_what_is_no_picture(shape: tuple[int | str, ...]) -> None:
+    """Signals and spectra have no range of their own: a mean and a deviation, or sound as it is usual."""
+    model = model_of([node("Conv", ["x", "w"], ["y"])], {"w": weights(8, int(shape[1]), 25)}, shape)
+    plan = settle(model)
+    for scaling in candidates(plan):
+        stated = settle(model, plan.specification(scaling))
+        assert stated.kind is plan.kind
+        assert stated.scaling.scale == pytest.approx(scaling.scale, rel=1e-4)
+        assert stated.scaling.offset == pytest.approx(scaling.offset)
 
 
 def test_a_file_that_divides_by_255_first_gets_pixels() -> None:
