@@ -56,7 +56,7 @@ class Service:
         log = (self.folder / f"worker-{len(self.processes)}.log").open("wb")
         environment = {**self.environment(), **variables}
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-c", WORKER, *command], env=environment, stderr=log, cwd=ROOT
+            [*prefix, sys.executable, "-P", "-c", WORKER, *command], env=environment, stderr=log, cwd=ROOT
         )
         log.close()
         self.processes.append(process)
