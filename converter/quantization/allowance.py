@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from converter.attempts import LeftOut
 from converter.capacity import fitting
-from converter.options import Options, Step
+from converter.options import Options
 
 __all__ = ["Allowance", "allow"]
 
@@ -23,31 +21,23 @@ FEWEST_EQUALIZED = 2
 
 @dataclass(frozen=True)
 class Allowance:
-    """Samples that each step may take, and the steps for which there is no time at all."""
+    """Samples that each step may take."""
 
     judged: int
     equalized: int
     fitted: int
-    left_out: Mapping[Step, LeftOut] = field(default_factory=dict)
 
 
 def allow(forward: float, fitted: int, options: Options) -> Allowance:
     """What fits ``options.time_budget`` where a forward pass of one sample takes so many seconds and memory has room
     to fit weights on ``fitted`` samples.
 
-    Each step takes one or two samples rather than none; a choice of float nodes that would take all of the time and
-    more on a single sample is left out.
+    Each step takes one or two samples rather than none: without a choice of float nodes, PicoDet's integers
+    for a budget of 5 s carried 26 dB more error than signal; with one, 22 dB less.
     """
     budget = options.time_budget
-    late = {}
-    if JUDGING * forward > budget and Step.FLOAT_FALLBACK not in options.skip:
-        late[Step.FLOAT_FALLBACK] = LeftOut(
-            Step.FLOAT_FALLBACK,
-            f"Choosing nodes to leave in float was left out: it takes more than the time budget of {budget:g} s.",
-        )
     return Allowance(
         fitting(JUDGING * forward, JUDGING_SHARE * budget, JUDGED),
         fitting(EQUALIZING * forward, EQUALIZING_SHARE * budget, EQUALIZED, FEWEST_EQUALIZED),
         fitting(FITTING * forward, FITTING_SHARE * budget, fitted),
-        late,
     )

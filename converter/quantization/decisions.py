@@ -126,7 +126,7 @@ def optimize(
         with work.attempts.optional("channels-last", "Keeping channels last"):
             rounded_model, plan = keep_channels_last(rounded_model, plan)
     steps = _steps_taken(options, equalized, everything, fallback, fitted)
-    failed = {each.step: each.as_step() for each in (*work.attempts.left_out, *allowed.left_out.values())}
+    failed = {each.step: each.as_step() for each in work.attempts.left_out}
     steps = [failed.pop(each.name, each) for each in [*steps, *fitted.widths.steps]]
     steps += failed.values()
     return Optimized(
@@ -184,8 +184,6 @@ def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
     bars = [each for feeds in judged if (each := padded(feeds, given.pictures))]
     damage, placement, harm = dict.fromkeys(ranges, 0.0), work.everything, dict.fromkeys(shared, 0.0)
     free = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
-    if Step.FLOAT_FALLBACK in work.allowed.left_out:
-        return _Fallback(placement, damage, harm)
     with work.attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
         places = judged_tensors(graph)
         segments = divide(graph, work.elements, places, BACKWARD_BYTES / 4)
