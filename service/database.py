@@ -190,38 +190,31 @@ counters = sa.Table(  # what metrics count over all processes and restarts
     sa.Column("value", sa.Float, nullable=False),
 )
 
-deliveries = sa.Table(
-    "zsq_deliveries",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("job_id", sa.String(64), nullable=False),
-    sa.Column("owner", sa.String(64), nullable=False),
-    sa.Column("url", sa.Text, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("last_error", sa.Text),
-    sa.Column("created_at", Moment, nullable=False),
-    sa.Column("updated_at", Moment, nullable=False),
-    sa.Index("zsq_deliveries_job", "job_id"),
-    sa.Index("zsq_deliveries_status", "status"),
-)
 
-registrations = sa.Table(  # conversions on their way to MLflow
-    "zsq_registrations",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("job_id", sa.String(64), nullable=False),
-    sa.Column("owner", sa.String(64), nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("version", sa.String(32)),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("last_error", sa.Text),
-    sa.Column("created_at", Moment, nullable=False),
-    sa.Column("updated_at", Moment, nullable=False),
-    sa.Index("zsq_registrations_job", "job_id"),
-    sa.Index("zsq_registrations_status", "status"),
+def _outbox(name: str, *own: sa.Column[str]) -> sa.Table:
+    """A table of messages to somebody else's server: what ``service.outbox`` reads, and columns of its own."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("job_id", sa.String(64), nullable=False),
+        sa.Column("owner", sa.String(64), nullable=False),
+        *own,
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False, default=0),
+        sa.Column("last_error", sa.Text),
+        sa.Column("created_at", Moment, nullable=False),
+        sa.Column("updated_at", Moment, nullable=False),
+        sa.Index(f"{name}_job", "job_id"),
+        sa.Index(f"{name}_status", "status"),
+    )
+
+
+deliveries = _outbox(
+    "zsq_deliveries", sa.Column("url", sa.Text, nullable=False), sa.Column("body", sa.Text, nullable=False)
+)
+registrations = _outbox(  # conversions on their way to MLflow
+    "zsq_registrations", sa.Column("name", sa.Text, nullable=False), sa.Column("version", sa.String(32))
 )
 
 secrets = sa.Table(

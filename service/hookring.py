@@ -16,8 +16,9 @@ from service.keyring import DatabaseUrl, DataDir, opened_database, settings_of
 
 if TYPE_CHECKING:
     from service.jobs import Jobs
+    from service.outbox import Box
 
-__all__ = ["app", "opened_jobs"]
+__all__ = ["app", "opened_jobs", "try_again"]
 
 app = typer.Typer(no_args_is_help=True, help="Webhook messages of a service.")
 LOCAL = "local"
@@ -86,12 +87,20 @@ def resend(
 ) -> int:
     """Try a message once more."""
     from service.outbox import WEBHOOKS
-    from service.outbox import resend as send_again
+
+    return try_again(WEBHOOKS, message, "message", "zsq webhooks list --dead", data_dir, database_url)
+
+
+def try_again(
+    box: Box, identifier: str, noun: str, listing: str, data_dir: Path | None, database_url: str | None
+) -> int:
+    """The exit code once what the outbox has under this id is to be sent again; raises InvalidOption if it has none."""
+    from service.outbox import resend
 
     with opened_jobs(data_dir, database_url) as jobs:
-        if not send_again(jobs.database, jobs.engine, WEBHOOKS, message, None):
-            raise InvalidOption(f"There is no message {message} to send again.", remedy="See zsq webhooks list --dead.")
-    print(f"{message} is tried again by the next worker")
+        if not resend(jobs.database, jobs.engine, box, identifier, None):
+            raise InvalidOption(f"There is no {noun} {identifier} to send again.", remedy=f"See {listing}.")
+    print(f"{identifier} is tried again by the next worker")
     return DONE
 
 

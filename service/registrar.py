@@ -8,9 +8,8 @@ import typer
 
 from converter.cli import AsJson
 from converter.console import DONE, emit
-from converter.errors import InvalidOption
 from converter.registration import app
-from service.hookring import opened_jobs
+from service.hookring import opened_jobs, try_again
 from service.keyring import DatabaseUrl, DataDir
 
 __all__ = ["app"]
@@ -46,12 +45,5 @@ def resend(
 ) -> int:
     """Try a registration once more."""
     from service.outbox import REGISTRATIONS
-    from service.outbox import resend as send_again
 
-    with opened_jobs(data_dir, database_url) as jobs:
-        if not send_again(jobs.database, jobs.engine, REGISTRATIONS, registration, None):
-            raise InvalidOption(
-                f"There is no registration {registration} to send again.", remedy="See zsq mlflow list --dead."
-            )
-    print(f"{registration} is tried again by the next worker")
-    return DONE
+    return try_again(REGISTRATIONS, registration, "registration", "zsq mlflow list --dead", data_dir, database_url)
