@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -124,6 +125,7 @@ def _client(place: Place) -> tuple[MlflowClient, tuple[type[Exception], ...]]:
             f"MLflow's client is not installed: there is no {problem.name}.",
             remedy="pip install 'zsq[mlflow]' does it.",
         ) from problem
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a try in vain is told once, in our sentence
     return MlflowClient(tracking_uri=place.uri, registry_uri=place.uri), (MlflowException, RequestException)
 
 

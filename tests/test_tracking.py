@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -135,7 +136,12 @@ def test_a_server_that_is_away_is_named_without_a_traceback(
     converted: Outputs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["register", str(converted.model), "--name", "m", "--uri", "http://127.0.0.1:1"]
-    assert main(given) == REFUSED
+    heard = logging.StreamHandler()  # what a library warns of reaches stderr wherever somebody listens
+    logging.getLogger().addHandler(heard)
+    try:
+        assert main(given) == REFUSED
+    finally:
+        logging.getLogger().removeHandler(heard)
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("zsq: MLflow at http://127.0.0.1:1 did not take the model: ")
 
