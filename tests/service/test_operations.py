@@ -152,6 +152,16 @@ def test_a_draining_worker_is_no_reason_to_be_ready(start: Starter) -> None:
         wait_until(lambda: service.job(job).status == "queued", 30, "the job handed back")
 
 
+def test_a_server_that_ends_leaves_another_its_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with served(Settings(data_dir=tmp_path / "one")) as first:
+        with served(Settings(data_dir=tmp_path / "two")) as second:
+            second.submit(b"y")
+        capfd.readouterr()
+        first.submit(b"x")
+        assert capfd.readouterr().err == ""
+    assert '"POST"' in capfd.readouterr().err
+
+
 def test_logs_are_json_with_the_job_and_without_health_checks(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import httpx2
 
@@ -48,6 +48,9 @@ def told(**what: Any) -> bytes:
     return json.dumps(what).encode()
 
 
+LOGS: list[TextIO] = []  # of the servers that run at this moment, the one begun last behind the others
+
+
 @contextmanager
 def served(settings: Settings, key: str | None = None) -> Iterator[Api]:
     """The application answers on a port of loopback until the end of the block.
@@ -57,6 +60,7 @@ def served(settings: Settings, key: str | None = None) -> Iterator[Api]:
     with socket.socket() as listener, tempfile.TemporaryFile("w+") as said:
         listener.bind(("127.0.0.1", 0))
         server = Server(settings, create_app(settings), lambda: None, grace=1)
+        LOGS.append(said)
         logs.configure(settings, said)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -70,6 +74,7 @@ def served(settings: Settings, key: str | None = None) -> Iterator[Api]:
         finally:
             server.should_exit = True
             thread.join()
-            logs.configure(settings)
+            LOGS.remove(said)
+            logs.configure(settings, LOGS[-1] if LOGS else None)
             said.seek(0)
             sys.stderr.write(said.read())
