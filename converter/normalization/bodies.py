@@ -6,11 +6,9 @@ as if each could change them (TensorFlow's recurrent layers). Outside, they are 
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from converter.graph import all_graphs, attribute, copied, opset, reads_of, subgraphs
+from converter.graph import all_graphs, attribute, copied, opset, reads_of, set_nodes, subgraphs
 from converter.normalization.constants import held_constant
 from converter.normalization.folding import LEFT_ALONE, evaluate
 from converter.normalization.rewriting import Change, Rewriting, rename_captured, tensor_of
@@ -39,15 +37,15 @@ def _fold(body: GraphProto, outer: dict[str, TensorProto], version: int) -> int:
         for tensor in found:
             made[tensor.name] = known[tensor.name] = tensor
         if not found:
-            kept.append(deepcopy(node))
+            kept.append(node)
             for name in node.output:
                 known.pop(name, None)
         count += bool(found) and node.op_type != "Constant"
     count += sum(_fold(inner, known, version) for node in kept for inner in subgraphs(node))
     read = {name for node in kept for name in reads_of(node)} | {value.name for value in body.output}
-    tensors = [deepcopy(each) for each in (*body.initializer, *made.values()) if each.name in read]
-    del body.node[:], body.initializer[:]
-    body.node.extend(kept)
+    tensors = [copied(each) for each in (*body.initializer, *made.values()) if each.name in read]
+    set_nodes(body, kept)
+    del body.initializer[:]
     body.initializer.extend(tensors)
     return count
 
@@ -71,7 +69,7 @@ def lift_body_weights(model: ModelProto) -> tuple[ModelProto, Change]:
     count = 0
     for body in list(all_graphs(model.graph))[1:]:
         returned = {value.name for value in body.output}  # onnxruntime has no outer tensor returned as it is
-        for tensor in [deepcopy(each) for each in body.initializer]:
+        for tensor in [copied(each) for each in body.initializer]:
             name = tensor.name
             if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2 and name not in returned:
                 content = (numpy_helper.to_array(tensor).tobytes(), tuple(tensor.dims))
@@ -92,8 +90,8 @@ def lift_invariants(model: ModelProto) -> tuple[ModelProto, Change]:
         if node.op_type == "Loop" and (fixed := _invariants(node, rewriting)):
             rewriting.replace(node, _without(node, fixed))
             for place in fixed:
-                if result := (*node.output, *[""] * len(node.input))[place]:
-                    rewriting.redirect(result, node.input[place + CARRIED_FROM])
+                if place < len(node.output) and node.output[place]:
+                    rewriting.redirect(node.output[place], node.input[place + CARRIED_FROM])
             count += len(fixed)
     return rewriting.finish(), Change("lift_invariants", count, "Tensors that a Loop carried without changing them")
 

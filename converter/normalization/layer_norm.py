@@ -72,13 +72,8 @@ def _match(divide: NodeProto, rewriting: Rewriting) -> Found | None:
 
 
 def _is_last_mean(node: NodeProto, rewriting: Rewriting) -> bool:
-    axes = attribute(node, "axes")
-    if axes is None and len(node.input) > 1:
-        constant = rewriting.constant_input(node, 1)
-        axes = None if constant is None else constant.tolist()
-    return (
-        node.op_type == "ReduceMean" and axes is not None and list(axes) == [-1] and attribute(node, "keepdims", 1) == 1
-    )
+    last = rewriting.reduced_axes(node) == [-1]
+    return node.op_type == "ReduceMean" and last and attribute(node, "keepdims", 1) == 1
 
 
 def _is_square(node: NodeProto, tensor: str, rewriting: Rewriting) -> bool:

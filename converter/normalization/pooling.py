@@ -25,7 +25,7 @@ def restore_global_pooling(model: ModelProto) -> tuple[ModelProto, Change]:
         if len(shape) == 3 and not _follows_convolution(node.input[0], rewriting):
             continue  # the mean over the features of a token is no pooling
         spatial = list(range(2, len(shape)))
-        axes = _axes(node, rewriting)
+        axes = rewriting.reduced_axes(node)
         if axes is None or sorted(axis % len(shape) for axis in axes) != spatial:
             continue
         rewriting.replace(node, *_pooling(node, spatial, rewriting))
@@ -41,14 +41,6 @@ def _follows_convolution(tensor: str, rewriting: Rewriting) -> bool:
             return maker is not None
         tensor = next(filter(None, maker.input), "")
     return False
-
-
-def _axes(node: NodeProto, rewriting: Rewriting) -> list[int] | None:
-    given = attribute(node, "axes")
-    if given is None:
-        constant = rewriting.constant_input(node, 1)
-        given = None if constant is None else constant.tolist()
-    return list(given) if given else None
 
 
 def _pooling(node: NodeProto, spatial: list[int], rewriting: Rewriting) -> list[NodeProto]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from converter.graph import Array, captures, set_nodes, subgraphs, walk
+from converter.graph import Array, attribute, captures, set_nodes, subgraphs, walk
 
 __all__ = ["Change", "Rewriting", "put_constants", "rename_captured", "tensor_of"]
 
@@ -101,6 +101,13 @@ class Rewriting:
     def constant_input(self, node: NodeProto, index: int) -> Array | None:
         """The value of the node's input if it is given and constant."""
         return self.constant(node.input[index]) if len(node.input) > index and node.input[index] else None
+
+    def reduced_axes(self, node: NodeProto) -> list[int] | None:
+        """The axes that a reduction names, as attribute or as constant input; None where it names none."""
+        axes = attribute(node, "axes")
+        if axes is None and (constant := self.constant_input(node, 1)) is not None:
+            axes = constant.reshape(-1).tolist()
+        return list(axes) if axes else None
 
     # changing
 

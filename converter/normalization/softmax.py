@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto, helper
 
-from converter.graph import Graph, attribute
+from converter.families import RENAMING
+from converter.graph import Graph
 from converter.normalization.rewriting import Change, Rewriting
 
 __all__ = ["restore_softmax"]
 
-SPREADING = frozenset({"Reshape", "Expand", "Unsqueeze", "Identity"})  # what brings one number a row back to its row
+SPREADING = RENAMING | {"Expand"}  # what brings one number a row back to its row
 
 
 def restore_softmax(model: ModelProto) -> tuple[ModelProto, Change]:
@@ -58,12 +59,10 @@ def _reduced(tensor: str, operator: str, source: str, graph: Graph, rewriting: R
         node = rewriting.maker(node.input[place])
     if node is None or node.op_type != operator or node.input[0] != source:
         return None
-    axes = attribute(node, "axes")
-    if axes is None and len(node.input) > 1 and (constant := rewriting.constant_input(node, 1)) is not None:
-        axes = constant.reshape(-1).tolist()
+    axes = rewriting.reduced_axes(node)
     if axes is None or len(axes) != 1:
         return None
-    axis = int(axes[0]) % rank if rank else 0
+    axis = axes[0] % rank if rank else 0
     rows = [shape for each in spread if (shape := graph.shapes.get(each)) is not None and len(shape) == rank]
     return axis if any(shape[axis] == 1 for shape in rows) else None
 
