@@ -22,8 +22,9 @@ import httpx2
 import psutil
 
 from service.settings import Settings
+from tests.chaos import databases
 from tests.chaos.results import Results
-from tests.service.harness import ROOT, Cluster, kill_tree, wait_until
+from tests.service.harness import ROOT, kill_tree, wait_until
 
 ORDERLY_WITHIN = 25.0  # what docker/kubernetes gives
 
@@ -185,7 +186,7 @@ def experiment(serve: Serve, target: str, model: Path, times: int, chance: rando
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
+    parser.add_argument("--database", choices=databases.KINDS, action="append")
     parser.add_argument("--target", choices=list(TARGETS), action="append")
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -194,11 +195,10 @@ def main() -> None:
     results = Results(f"kill -9 at random moments of a conversion of {given.model.name}",
                       ("database", "killed", "succeeded with exactly one result", "remarks"))  # fmt: skip
     chance = random.Random(given.seed)
-    cluster = Cluster() if "postgresql" in (given.database or ["postgresql"]) else None
-    try:
-        for database in given.database or ["sqlite", "postgresql"]:
+    with databases.opened(given.database) as places:
+        for database in places.kinds:
             for target in given.target or TARGETS:
-                url = cluster.create(f"kill_{target}") if database == "postgresql" and cluster else None
+                url = places.create(database, f"kill_{target}")
                 with tempfile.TemporaryDirectory() as folder:
                     serve = Serve(Path(folder), url)
                     try:
@@ -206,9 +206,6 @@ def main() -> None:
                     finally:
                         serve.close()
                     results.add(database, target, f"{good} of {given.times}", remarks)
-    finally:
-        if cluster is not None:
-            cluster.remove()
     results.write(given.results)
 
 

@@ -20,8 +20,9 @@ import sqlalchemy as sa
 
 from service import database as tables
 from service.records import Job, JobStatus
+from tests.chaos import databases
 from tests.chaos.results import Results
-from tests.service.harness import ROOT, Cluster, Service, wait_until
+from tests.service.harness import ROOT, Service, wait_until
 
 __all__ = ["OLD", "Outcome", "older", "upgrade"]
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--old", type=Path, default=ROOT)
     parser.add_argument("--jobs", type=int, default=12)
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
+    parser.add_argument("--database", choices=databases.KINDS, action="append")
     parser.add_argument("--grace", type=float, default=GRACE)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
@@ -104,10 +105,9 @@ def main() -> None:
     results = Results(
         f"Two workers replaced while {given.jobs} conversions of {given.model.name} wait and run", columns
     )
-    cluster = Cluster() if "postgresql" in (given.database or ["postgresql"]) else None
-    try:
-        for database in given.database or ["sqlite", "postgresql"]:
-            url = cluster.create("upgrade") if database == "postgresql" and cluster else None
+    with databases.opened(given.database) as places:
+        for database in places.kinds:
+            url = places.create(database, "upgrade")
             with tempfile.TemporaryDirectory() as folder:
                 service = Service(Path(folder) / "data", url, worker_grace=given.grace)
                 try:
@@ -117,9 +117,6 @@ def main() -> None:
                     service.close()
             good = f"{found.succeeded_once} of {given.jobs}"
             results.add(database, good, found.stages_repeated, found.handed_back, f"{found.slowest_end:.1f} s")
-    finally:
-        if cluster is not None:
-            cluster.remove()
     results.write(given.results)
 
 
