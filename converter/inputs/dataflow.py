@@ -104,9 +104,30 @@ def _moved(use: Use, graph: Graph) -> tuple[Axes | None, float] | None:
             axis = int(attribute(node, "axis", 0))
             kept = axes if axes is None or index.ndim == 1 else (*axes[:axis], *axes[axis:][1:])
             return (kept if index.ndim <= 1 else None), 0.0
+        case "Reshape" if use.place == 0:
+            return _reshaped(use, graph), 0.0
         case operator if operator in MOVED and use.place == 0:
             return None, 0.0
     return None
+
+
+def _reshaped(use: Use, graph: Graph) -> Axes | None:
+    """Where the axes are behind a reshape that only adds, drops or moves axes of one; None where it mixes others."""
+    before, after = graph.shapes.get(use.tensor), graph.shapes.get(use.node.output[0])
+    if use.axes is None or before is None or after is None or len(before) != len(use.axes):
+        return None
+    long = [[place for place, size in enumerate(shape) if size != 1] for shape in (before, after)]
+    sizes = [
+        [size if isinstance(size, int) else None for place in places if (size := shape[place]) != 1]
+        for places, shape in zip(long, (before, after), strict=True)
+    ]
+    if sizes[0] != sizes[1] or sizes[0].count(None) > 1:
+        return None
+    ones = [[place for place, size in enumerate(shape) if size == 1] for shape in (before, after)]
+    moved = dict(zip(long[1], long[0], strict=True))
+    if len(ones[0]) == len(ones[1]):
+        moved |= dict(zip(ones[1], ones[0], strict=True))
+    return tuple(use.axes[moved[place]] if place in moved else None for place in range(len(after)))
 
 
 def _met(use: Use, graph: Graph) -> tuple[Axes | None, float]:

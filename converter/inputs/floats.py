@@ -11,7 +11,7 @@ from converter.graph import Shape, attribute
 from converter.inputs.dataflow import Use, stored
 from converter.inputs.evidence import Evidence, Finding, symbolic
 from converter.inputs.integers import ORDERING, find_mask, find_step
-from converter.inputs.naming import Hint
+from converter.inputs.naming import Hint, hints
 from converter.inputs.plans import FEW_CHANNELS, SOUND, InputKind, Scaling
 
 __all__ = ["recognize_floats"]
@@ -20,9 +20,12 @@ COLOURS = (1, 3)  # channels of a picture; four are latents more often than colo
 SMALL = 4  # numbers a sample, at most, that only say how large or how much
 LONG = 400  # numbers on the last axis from which a waveform is more likely than features, where nothing else tells
 WIDE = 192  # features of each step from which these are another network's: the narrowest encoders in use
+TALL = 1.5  # of height over width, from which a plane of one channel is frames by bands: a page is 1.41
+BINS = tuple(length // 2 + 1 for length in (256, 320, 400, 512, 1024, 2048))  # of transforms of sound, all odd
 FLAT_SIDE = 8  # of the smallest flattened picture: scikit-learn's digits
 ALIKE = 0.25  # correlation of first-layer weights of neighbouring pixels, from which the features are a picture's
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "STFT", "DFT", "Einsum")
+ELEMENTWISE = ("Sub", "Mul", "Div", "Add", "Cast")
 MOVES = ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand")
 
 
@@ -146,9 +149,9 @@ def _planes(evidence: Evidence, channels: int | None, channels_last: bool) -> Fi
     """Pictures where the number of channels is one of colours or several pictures', maps otherwise."""
     shape = evidence.shape
     sizes = shape[-3:-1] if channels_last else shape[-2:]
-    if channels == 1 and _oblong(*sizes):
-        return _spectrum(evidence, "a plane so narrow or oblong is a spectrogram or a table")
     named = Hint.PICTURE in evidence.hints
+    if not named and (reason := _spectral(channels, *sizes)) is not None:
+        return _spectrum(evidence, reason)
     if channels in COLOURS or (channels == 4 and named):
         return Finding(InputKind.PICTURE, f"a convolution over two axes reads its {channels} channels", channels_last)
     if channels is not None and channels > 3 and channels % 3 == 0 and channels <= 15:
@@ -158,11 +161,26 @@ def _planes(evidence: Evidence, channels: int | None, channels_last: bool) -> Fi
     return Finding(InputKind.MAP, words, channels_last)
 
 
-def _oblong(height: int | str | None, width: int | str | None) -> bool:
-    """A plane so narrow or oblong that it is a spectrogram or a table rather than a picture."""
+def _spectral(channels: int | None, height: int | str | None, width: int | str | None) -> str | None:
+    """Why a plane is a spectrogram or a table rather than a picture, or None where nothing says so.
+
+    Single channels that are taller than wide by half are frames by bands: pages and faces are not so tall, and lines of
+    text lie.
+    """
+    if channels not in COLOURS:
+        return None
+    if any(isinstance(size, str) and Hint.TIME in hints(size) for size in (height, width)):
+        return "the graph's own name for one of its two axes speaks of time: a spectrogram"
+    if channels != 1:
+        return None
+    if height in BINS or width in BINS:
+        bins = height if height in BINS else width
+        return f"a plane of {bins} is a spectrogram: half of a usual transform's length and one"
     if not isinstance(height, int) or not isinstance(width, int):
-        return False
-    return min(height, width) < 16 or max(height, width) > 3 * min(height, width)
+        return None
+    if min(height, width) < 16 or width > 3 * height or height >= TALL * width:
+        return "a plane so narrow or oblong is a spectrogram or a table"
+    return None
 
 
 def _waves(evidence: Evidence, channels: int, axes: tuple[int | None, ...] | None) -> Finding:
@@ -287,11 +305,13 @@ def _by_shape(evidence: Evidence) -> Finding | None:
 
 def _plane_by_shape(evidence: Evidence, shape: Shape, words: str) -> Finding:
     first, last = shape[1], shape[3]
-    if first in COLOURS:
-        if first == 1 and _oblong(shape[2], shape[3]):
-            return _spectrum(evidence, f"{words}, narrow or oblong, it is a spectrogram or a table")
-        return Finding(InputKind.PICTURE, f"{words}, {first} channels before two axes, it is a picture")
     readers = {node.op_type for node in evidence.graph.consumers(evidence.value.name)}
-    if last in COLOURS and (symbolic(first) or readers <= {"Transpose", "Sub", "Mul", "Div", "Add", "Cast", "Conv"}):
+    if first in COLOURS:
+        if (reason := _spectral(int(first or 1), shape[2], shape[3])) is not None:
+            return _spectrum(evidence, f"{words}, {reason}")
+        return Finding(InputKind.PICTURE, f"{words}, {first} channels before two axes, it is a picture")
+    if last in COLOURS and (symbolic(first) or readers <= {*ELEMENTWISE, "Transpose", "Pad", "Reshape", "Conv"}):
+        if (reason := _spectral(int(last or 1), shape[1], shape[2])) is not None:
+            return _spectrum(evidence, f"{words}, {reason}")
         return Finding(InputKind.PICTURE, f"{words}, {last} channels on the last axis, it is a picture", True)
     return Finding(InputKind.MAP, f"{words}, planes that are no colours")

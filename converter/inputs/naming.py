@@ -26,6 +26,7 @@ class Hint(StrEnum):
     SPECTRUM = "spectrum"
     BATCH = "batch"
     RATE = "rate"
+    TIME = "time"
 
 
 WORDS: dict[str, Hint] = {
@@ -41,6 +42,7 @@ WORDS: dict[str, Hint] = {
         Hint.FACTOR: "factor factors scale scales ratio",
         Hint.SPECTRUM: "mel mels spec spectrogram spectrum fbank mfcc feats feat cepstra",
         Hint.RATE: "sr fs rate samplerate",
+        Hint.TIME: "frames time timesteps",
         Hint.BATCH: "batch batchsize n b bs",
     }.items()
     for word in words.split()

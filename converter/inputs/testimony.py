@@ -138,8 +138,8 @@ def call_witnesses(
     layers = [node for node in graph.nodes if node.output[0] in reached and weight_of(node, graph)]
     if depth is not None:
         layers = sorted(layers, key=lambda node: reached[node.output[0]])[:depth]
-        names = {node.output[0] for node in layers}
-        known = {each.tensor: each for each in batch_norms if each.tensor in names}
+        deepest = max((reached[node.output[0]] for node in layers), default=0)
+        known = {each.tensor: each for each in batch_norms if reached.get(each.tensor, deepest + 1) <= deepest}
         return Witnesses(None, {}, tuple(node.output[0] for node in layers), known, (), (), {}, (), None)
     biases = {}
     for node in layers:

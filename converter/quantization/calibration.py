@@ -7,7 +7,7 @@ extremes in all and per channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -24,7 +24,7 @@ from converter.reconstruction import Reconstruction
 from converter.sessions import Feeds
 from converter.targets import SYMMETRIC
 
-__all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe"]
+__all__ = ["Feeds", "Observer", "RangeRule", "SampleReader", "observe", "squared_error"]
 
 BINS = 2048  # of a histogram, as many as onnxruntime's percentiles are taken from
 PIECE = 1 << 17  # values counted at a time: they and their bins stay within a core's second-level cache
@@ -142,10 +142,18 @@ class Observer:
         return ends[0], ends[1]
 
 
+def squared_error(observer: Observer, taken: Range, function: Function | None = None) -> float:
+    """Rounding and clipping errors of what was observed within a range, over its own square, behind ``function``."""
+    error = _Error(observer, taken.levels, function, [taken.low, taken.high])
+    return error(taken.low, taken.high) / max(float(error.moments[2][-1]), 1e-30)
+
+
 class _Error:
     """The squared error of a range over a histogram, behind the function that follows, from running sums over bins."""
 
-    def __init__(self, observer: Observer, levels: int, function: Function | None) -> None:
+    def __init__(
+        self, observer: Observer, levels: int, function: Function | None, others: Sequence[float] = ()
+    ) -> None:
         filled = observer.counts > 0
         self.centres, counts = observer.centres[filled], observer.counts[filled].astype(np.float64)
         self.levels, self.function = levels, function
@@ -156,7 +164,7 @@ class _Error:
             after = function(self.centres)
             reach = observer.width / 2
             slope = (function(self.centres + reach) - function(self.centres - reach)) / observer.width
-            ends = np.append(np.outer([observer.low, observer.high], SHRINKS), 0.0)
+            ends = np.append(np.outer([observer.low, observer.high], SHRINKS), [0.0, *others])
             self.ends = dict(zip(ends.tolist(), function(ends).tolist(), strict=True))
         self.slopes = _running(counts * slope**2)
         self.moments = [_running(counts * after**power) for power in range(3)]

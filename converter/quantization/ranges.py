@@ -17,7 +17,7 @@ from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
 from converter.targets import SYMMETRIC
 
-__all__ = ["choose_ranges"]
+__all__ = ["choose_ranges", "stated_bounds"]
 
 STATED = "stated by the graph"
 
@@ -45,12 +45,12 @@ def choose_ranges(
         function = function_after(name, graph, network) if rule is RangeRule.MSE else None
         chosen = observer.range(rule, 16 if name in coarse else levels, function)
         widened = chosen if name in coarse or rule is RangeRule.MINMAX else chosen.scaled(margin)
-        found = stated.get(name) or _stated_bounds(name, graph, widened)
+        found = stated.get(name) or stated_bounds(name, graph, widened)
         ranges[name] = replace(found, levels=levels).widened() if levels == SYMMETRIC else found
     return join_ranges(graph, nodes, shared, ranges)
 
 
-def _stated_bounds(name: str, graph: Graph, observed: Range) -> Range:
+def stated_bounds(name: str, graph: Graph, observed: Range) -> Range:
     """The bounds that the graph itself states for a tensor, else what was observed."""
     node = graph.producer(name)
     if node is None:

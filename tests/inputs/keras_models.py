@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from onnx import ModelProto
 
 from tests.inputs.kind_models import FLOAT, INT32, INT64, POOLED, Made, Stored, array, model, node
 
@@ -127,11 +128,50 @@ def recording_of_many_channels() -> Made:
     }
 
 
+def _reshaped(height: int, width: int) -> ModelProto:
+    """[N, height, width, 1], padded and reshaped to channels first, as TensorFlow's converter does."""
+    nodes = [
+        node("Pad", "x wider", "wide"),
+        node("Reshape", "wide plane", "u"),
+        node("Conv", "u w", "c"),
+        node("Relu", "c", "h"),
+        *POOLED,
+    ]
+    stored: dict[str, Stored] = {"w": array(8, 1, 3, 3), "wl": array(8, 5), "plane": [-1, 1, height, width + 2]}
+    stored |= {"wider": [0, 0, 1, 0, 0, 0, 1, 0]}
+    return model(nodes, {"x": (["N", height, width, 1], FLOAT)}, constants=stored)
+
+
+def frames_reshaped() -> Made:
+    """Log-mel windows of 76 frames and 32 bands."""
+    return _reshaped(76, 32), {"x": "spectrum"}
+
+
+def digits_reshaped() -> Made:
+    """Grey pictures on the way that spectra take."""
+    return _reshaped(28, 28), {"x": "picture"}
+
+
+def transform_of_open_length() -> Made:
+    """A spectrogram of a usual transform: no picture has 257 columns."""
+    nodes = [node("Conv", "x w", "c"), node("Relu", "c", "h"), *POOLED]
+    stored: dict[str, Stored] = {"w": array(8, 1, 3, 3), "wl": array(8, 5)}
+    return model(nodes, {"x": (["N", 1, "length", 257], FLOAT)}, constants=stored), {"x": "spectrum"}
+
+
+def three_spectra_of_open_length() -> Made:
+    """Three channels of spectra, whose axis of time is named."""
+    nodes = [node("Conv", "x w", "c"), node("Relu", "c", "h"), *POOLED]
+    stored: dict[str, Stored] = {"w": array(8, 3, 3, 3), "wl": array(8, 5)}
+    return model(nodes, {"x": (["N", 3, "frames", 160], FLOAT)}, constants=stored), {"x": "spectrum"}
+
+
 KERAS: dict[str, Callable[[], Made]] = {
     each.__name__: each
     for each in (
         *(tokens_as_floats, one_hot_by_comparison, one_hot, lengths_that_become_a_mask),
         *(integers_above_zero_are_a_mask, columns_of_which_one_is_an_index),
         *(recording_of_one_channel, recording_of_many_channels),
+        *(frames_reshaped, digits_reshaped, transform_of_open_length, three_spectra_of_open_length),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,8 @@ from converter.inputs.conventions import IMAGENET, UNKNOWN, candidates, describe
 from converter.inputs.plans import SURE, InputKind, InputPlan
 from converter.inputs.priors import draw_pictures
 from converter.inputs.recognition import describe_inputs
-from converter.inputs.scaling import settle_scalings
-from converter.inputs.testimony import Moments
+from converter.inputs.scaling import hear_hypotheses, settle_scalings
+from converter.inputs.testimony import Moments, Witness
 from converter.normalization import normalize
 from converter.options import InputSpec
 from converter.reconstruction import reconstruct
@@ -189,6 +190,34 @@ def test_features_get_the_spread_that_the_first_layer_wants(spread: float) -> No
     plan = settle(model)
     assert plan.kind is InputKind.FEATURES
     assert spread / 4 <= plan.scaling.scale[0] <= spread * 4
+
+
+@pytest.mark.parametrize("spread", [1 / 16, 8.0])
+@pytest.mark.parametrize("behind", [False, True], ids=["on the input", "behind a rectifier"])
+def test_what_batch_norm_knows_of_features_is_read_wherever_it_is(spread: float, behind: bool) -> None:
+    """On the input itself, which no layer makes, and behind the first rectifier."""
+    rectified = np.maximum(np.random.default_rng(0).standard_normal(100_000) * spread, 0)
+    mean, variance = (rectified.mean(), rectified.var()) if behind else (0, spread**2)
+    statistics = {"m": np.full(12, mean), "v": np.full(12, variance), "g": np.ones(12), "b": np.zeros(12)}
+    first = [node("MatMul", ["x", "w0"], ["f"]), node("Relu", ["f"], ["r"])] if behind else []
+    model = model_of(
+        [
+            *first,
+            node("BatchNormalization", ["r" if behind else "x", "g", "b", "m", "v"], ["n"]),
+            node("Gemm", ["n", "w"], ["y"]),
+        ],
+        {name: np.asarray(each, np.float32) for name, each in statistics.items()}
+        | {"w0": np.eye(12, dtype=np.float32), "w": weights(12, 8)},
+        shape=("N", 12),
+    )
+    normalized = normalize(model)
+    graph = Graph(normalized.model)
+    plans = describe_inputs(graph, {})
+    tried = candidates(plans[0])
+    heard = hear_hypotheses(reconstruct(normalized.model), graph, plans, 0, tried, normalized.batch_norms, 0)
+    off = [each.testimony[Witness.STATISTICS] for each in heard]
+    nearest = tried[int(np.argmin([math.inf if each is None else each for each in off]))]
+    assert spread / 2 <= nearest.scale[0] <= 2 * spread
 
 
 def test_without_a_layer_to_ask_inputs_have_unit_spread() -> None:
