@@ -738,6 +738,25 @@ def test_a_changed_function_is_found() -> None:
         verify_equivalence(model, broken, probe(model))
 
 
+def test_rounding_that_cancelling_sums_enlarge_is_no_change() -> None:
+    weight = random(4, 3, 3, 3)
+    weight -= weight.mean((1, 2, 3), keepdims=True)  # takes back what is added, all but the error of rounding
+    constants = {"far": np.array(1000, np.float32), "w": weight}
+    constants |= {"scale": random(4), "shift": random(4), "mean": random(4), "var": random(4) ** 2 + 1}
+    nodes = [
+        node("Add", ["x", "far"], ["a"]),
+        node("Conv", ["a", "w"], ["c"]),
+        node("BatchNormalization", ["c", "scale", "shift", "mean", "var"], ["y"]),
+    ]
+    model = model_of(nodes, constants=constants)
+    folded = normalize(model)
+    assert operators(folded) == ["Add", "Conv"]
+    assert verify_equivalence(model, folded.model, [{"x": random(2, 3, 8, 8)}]) > 1e-5
+    other = model_of(nodes, constants=constants | {"w": np.asarray(weight * 1.01, np.float32)})
+    with pytest.raises(VerificationFailed, match="'y'"):
+        verify_equivalence(model, other, [{"x": random(2, 3, 8, 8)}])
+
+
 def test_inputs_that_the_model_never_took_are_not_blamed_on_normalization() -> None:
     model = model_of([node("Conv", ["x", "w"], ["y"])], constants={"w": random(4, 3, 3, 3)})
     with pytest.raises(UnsupportedModel, match="sizes x 1x3x2x2"):
