@@ -6,6 +6,7 @@ second, which departs from the first as photographs depart from each other: ``ot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from converter.inputs import other_priors, priors
 from converter.inputs.plans import InputKind, InputPlan, standardized
 from converter.inputs.priors import Array
+from converter.inputs.spectra import MOST_CEPSTRA
 
 __all__ = ["SAMPLING_RATE", "draw", "draw_inputs", "lengths"]
 
@@ -37,6 +39,8 @@ class Prior(Protocol):
     def draw_sounds(
         self, count: int, shape: tuple[int, ...], rate: float, generator: np.random.Generator, /
     ) -> Array: ...
+
+    def draw_spectra(self, count: int, frames: int, bands: int, generator: np.random.Generator, /) -> Array: ...
 
     def draw_features(self, count: int, shape: tuple[int, ...], generator: np.random.Generator, /) -> Array: ...
 
@@ -120,6 +124,8 @@ def _real(plan: InputPlan, count: int, generator: np.random.Generator, other: bo
             return room.draw_maps(count, shape, generator, channels_last=plan.channels_last)
         case InputKind.SIGNAL:
             return _signals(plan, count, generator, room)
+        case InputKind.SPECTRUM if len(shape) > 1:
+            return _spectra(plan, count, generator, room)
     if plan.side is not None:
         pictures = room.draw_pictures(count, 1, plan.side, plan.side, generator)
         return np.asarray((pictures - priors.PICTURE_MEAN) / priors.PICTURE_DEVIATION, np.float32).reshape(count, -1)
@@ -139,6 +145,21 @@ def _signals(plan: InputPlan, count: int, generator: np.random.Generator, room: 
     else:
         signals = room.draw_signals(count, shape, generator)
     return np.ascontiguousarray(np.moveaxis(signals, -1, 1 + axis))
+
+
+def _spectra(plan: InputPlan, count: int, generator: np.random.Generator, room: Prior) -> Array:
+    """Bands of frames where the input has them; cepstra are as often other features, which nobody can tell."""
+    axis = plan.bands_axis
+    rest = [each for each in range(len(plan.shape)) if each != axis]
+    time = max(rest, key=lambda each: plan.shape[each])
+    order = [*(each for each in rest if each != time), time, axis]
+    sizes = [plan.shape[each] for each in order]
+    rows = math.prod(sizes[:-2])
+    spectra = room.draw_spectra(count * rows, sizes[-2], sizes[-1], generator).reshape(count, *sizes)
+    made = np.ascontiguousarray(spectra.transpose(0, *(1 + order.index(each) for each in range(len(order)))))
+    if plan.shape[axis] <= MOST_CEPSTRA:
+        made[1::2] = room.draw_features(count, plan.shape, generator)[1::2]
+    return made
 
 
 def _films(plan: InputPlan, count: int, generator: np.random.Generator, room: Prior) -> Array:

@@ -29,6 +29,7 @@ class Finding:
     choices: tuple[float, ...] = ()
     batched: bool = True
     returned: str | None = None
+    bands: int | None = None  # the axis of a spectrum that holds bands or coefficients
     side: int | None = None  # of the square pictures that flat features are
     scaling: Scaling | None = None  # that the graph itself states
     special: tuple[int | None, int | None, int | None] = (None, None, None)  # begin, end, padding

@@ -129,7 +129,7 @@ def _convolved(evidence: Evidence, layer: Use) -> Finding | None:
     if _is_line(evidence.shape) and 1 in weight[2:]:
         return Finding(InputKind.SIGNAL, "a convolution in rows of one reads a single long axis: a recording")
     if rank == 3:
-        return _spectrum(evidence, "a convolution over two axes reads it as a plane: a spectrogram or a table")
+        return _spectrum("a convolution over two axes reads it as a plane: a spectrogram or a table")
     return None
 
 
@@ -151,7 +151,7 @@ def _planes(evidence: Evidence, channels: int | None, channels_last: bool) -> Fi
     sizes = shape[-3:-1] if channels_last else shape[-2:]
     named = Hint.PICTURE in evidence.hints
     if not named and (reason := _spectral(channels, *sizes)) is not None:
-        return _spectrum(evidence, reason)
+        return _spectrum(reason)
     if channels in COLOURS or (channels == 4 and named):
         return Finding(InputKind.PICTURE, f"a convolution over two axes reads its {channels} channels", channels_last)
     if channels is not None and channels > 3 and channels % 3 == 0 and channels <= 15:
@@ -186,15 +186,18 @@ def _spectral(channels: int | None, height: int | str | None, width: int | str |
 def _waves(evidence: Evidence, channels: int, axes: tuple[int | None, ...] | None) -> Finding:
     """By a convolution over one axis: one channel or a few are recordings, more are spectra or features."""
     shape = evidence.shape
-    alone = channels == 1 or (axes is not None and axes[1] is None)
+    alone = channels == 1 or (axes is not None and axes[1] is None) or len(shape) == 2
     if alone or (channels <= FEW_CHANNELS and Hint.SPECTRUM not in evidence.hints):
         return Finding(InputKind.SIGNAL, f"a convolution over one axis reads its {channels} channels: a recording")
     if len(shape) == 3 and channels >= WIDE and Hint.SPECTRUM not in evidence.hints:
         return Finding(InputKind.EMBEDDINGS, f"a convolution over one axis reads {channels} features of each step")
-    return _spectrum(evidence, f"a convolution over one axis reads its {channels} bands or features")
+    bands = axes[1] if axes is not None else None
+    return Finding(
+        InputKind.SPECTRUM, f"a convolution over one axis reads its {channels} bands or features", bands=bands
+    )
 
 
-def _spectrum(evidence: Evidence, words: str) -> Finding:
+def _spectrum(words: str) -> Finding:
     return Finding(InputKind.SPECTRUM, words)
 
 
@@ -203,7 +206,8 @@ def _steps(evidence: Evidence, words: str) -> Finding:
     if isinstance(last, int) and last >= WIDE:
         return Finding(InputKind.EMBEDDINGS, f"{words}, {last} numbers each")
     if Hint.SPECTRUM in evidence.hints:
-        return Finding(InputKind.SPECTRUM, f"{words}, and its name speaks of a spectrum")
+        bands = len(evidence.shape) - 1
+        return Finding(InputKind.SPECTRUM, f"{words}, and its name speaks of a spectrum", bands=bands)
     return Finding(InputKind.FEATURES, words)
 
 
@@ -217,7 +221,7 @@ def _multiplied(evidence: Evidence, layer: Use) -> Finding | None:
         if size >= WIDE and Hint.SPECTRUM not in evidence.hints:
             return Finding(InputKind.EMBEDDINGS, f"a matrix product reads the {size} numbers of each step")
         if Hint.SPECTRUM in evidence.hints:
-            return _spectrum(evidence, f"a matrix product reads the {size} bands of each step")
+            return Finding(InputKind.SPECTRUM, f"a matrix product reads the {size} bands of each step", bands=last)
         return Finding(InputKind.FEATURES, f"a matrix product reads the {size} features of each step")
     if len(shape) == 2 and (direct or layer.operator == "Gemm") and isinstance(size, int):
         side = _picture_side(evidence, layer, size)
@@ -308,10 +312,10 @@ def _plane_by_shape(evidence: Evidence, shape: Shape, words: str) -> Finding:
     readers = {node.op_type for node in evidence.graph.consumers(evidence.value.name)}
     if first in COLOURS:
         if (reason := _spectral(int(first or 1), shape[2], shape[3])) is not None:
-            return _spectrum(evidence, f"{words}, {reason}")
+            return _spectrum(f"{words}, {reason}")
         return Finding(InputKind.PICTURE, f"{words}, {first} channels before two axes, it is a picture")
     if last in COLOURS and (symbolic(first) or readers <= {*ELEMENTWISE, "Transpose", "Pad", "Reshape", "Conv"}):
         if (reason := _spectral(int(last or 1), shape[1], shape[2])) is not None:
-            return _spectrum(evidence, f"{words}, {reason}")
+            return _spectrum(f"{words}, {reason}")
         return Finding(InputKind.PICTURE, f"{words}, {last} channels on the last axis, it is a picture", True)
     return Finding(InputKind.MAP, f"{words}, planes that are no colours")

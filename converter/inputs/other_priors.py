@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from converter.inputs import priors
 from converter.inputs.priors import Array
+from converter.inputs.spectra import draw_other_spectra as draw_spectra
 
-__all__ = ["draw_features", "draw_maps", "draw_pictures", "draw_signals", "draw_sounds", "draw_tokens"]
+__all__ = ["draw_features", "draw_maps", "draw_pictures", "draw_signals", "draw_sounds", "draw_spectra", "draw_tokens"]
 
 LEAVES = 60  # of a picture; their radii fall off as r^-3 between two bounds, which gives scale invariance
 BURST = 0.2  # of places of a text that repeat a token from shortly before

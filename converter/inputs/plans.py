@@ -145,6 +145,7 @@ class InputPlan:
     special: tuple[int | None, int | None, int | None] = (None, None, None)  # tokens: begin, end, padding
     varied: bool = False  # whether samples end early, as a mask or lengths beside them say
     side: int | None = None  # of the square pictures that flat features are
+    bands: int | None = None  # the axis of one sample that holds bands or coefficients, where the graph tells
     returned: str | None = None  # the output that comes back as this state
 
     @property
@@ -196,6 +197,14 @@ class InputPlan:
         shape = self.shape
         last = len(shape) - 1
         return last - 1 if len(shape) >= 2 and shape[-1] <= FEW_CHANNELS and shape[-2] > shape[-1] else last
+
+    @property
+    def bands_axis(self) -> int:
+        """The axis of one sample of a spectrum that holds bands: the shorter one, unless the graph tells."""
+        if self.bands is not None:
+            return self.bands
+        long = [axis for axis, size in enumerate(self.shape) if size > 1][-2:] or [len(self.shape) - 1]
+        return min(reversed(long), key=lambda axis: self.shape[axis])
 
     @property
     def is_sound(self) -> bool:

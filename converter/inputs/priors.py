@@ -13,6 +13,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.inputs.spectra import draw_spectra
+
 __all__ = [
     "PICTURE_DEVIATION",
     "PICTURE_MEAN",
@@ -23,6 +25,7 @@ __all__ = [
     "draw_pictures",
     "draw_signals",
     "draw_sounds",
+    "draw_spectra",
     "draw_tokens",
 ]
 

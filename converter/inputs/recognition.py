@@ -118,6 +118,7 @@ def _plan(evidence: Evidence, finding: Finding, dtype: np.dtype[Any]) -> InputPl
         choices=finding.choices,
         special=finding.special,
         side=finding.side,
+        bands=finding.bands if finding.bands is None or axis is None or finding.bands < axis else finding.bands - 1,
         returned=finding.returned,
         tokens=finding.tokens or CODES,
         settled=finding.kind not in ADJUSTABLE,
