@@ -24,7 +24,7 @@ from converter.findings import (
     Validation,
     Verdict,
 )
-from converter.findings.gains import NOTICEABLE, faster, smaller
+from converter.findings.gains import NOTICEABLE, faster, gains_little, smaller
 from converter.graph import Graph
 
 __all__ = ["Evidence", "reach_verdict"]
@@ -56,7 +56,7 @@ def reach_verdict(known: Evidence, graph: Graph) -> Verdict:
     if not wrong:
         return Verdict(
             advice=Advice.USE,
-            sentence=f"Use it{', if ' + ' and '.join(conditions) if conditions else ''}.",
+            sentence=f"Use it{', if ' + ' and '.join(conditions) if conditions else ''}{_little(known)}.",
             evidence=right,
             conditions=conditions,
         )
@@ -76,6 +76,15 @@ def reach_verdict(known: Evidence, graph: Graph) -> Verdict:
         conditions=conditions,
         remedy=remedy,
     )
+
+
+def _little(known: Evidence) -> str:
+    """What a sentence that recommends a file adds where there is little to win by it."""
+    speedup = None if known.latency is None else known.latency.speedup
+    if not gains_little(known.size.ratio, speedup):
+        return ""
+    speed = "its time was not measured" if speedup is None else f"{faster(speedup)} on this processor"
+    return f"; but it gains little: the file is {smaller(known.size.ratio)}, {speed}"
 
 
 def _condition(name: str, predicted: Prediction) -> str:

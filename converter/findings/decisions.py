@@ -179,11 +179,12 @@ class StepTaken(Section):
 
 
 class KeptFloat(Section):
-    """A node left in float, and why."""
+    """A node that computes in float, and why."""
 
     node: str
     operator: str
     reason: str
+    weights_stored: Annotated[bool, Field(description="whether its weights are integers in the file")] = False
 
 
 class FrontierPoint(Section):
@@ -219,9 +220,11 @@ class Quantization(Section):
     activation_type: str
     per_channel: bool = True
     steps: tuple[StepTaken, ...] = ()
-    nodes_quantized: Count
-    nodes_float: Count
+    nodes_quantized: Annotated[Count, Field(description="that compute on integers")]
+    nodes_stored: Annotated[Count, Field(description="that compute in float, their weights integers in the file")] = 0
+    nodes_float: Annotated[Count, Field(description="with no integers at all")]
     quantized_operators: Counts = Field(default_factory=dict)
+    stored_operators: Counts = Field(default_factory=dict)
     kept_float: tuple[KeptFloat, ...] = ()
     frontier: tuple[FrontierPoint, ...] | None = None
     targets: tuple[TargetForm, ...] = ()

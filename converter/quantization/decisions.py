@@ -23,6 +23,7 @@ from converter.quantization.channels_last import keep_channels_last
 from converter.quantization.correction import WIDEST, Correction, Settings, apply_correction, correct
 from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, Maker, equalize
 from converter.quantization.float_fallback import ACCEPTABLE, FEW_WEIGHTS, Floor, choose_precision
+from converter.quantization.float_weights import FLOAT_WEIGHTS, Loss, Stored, choose_stored
 from converter.quantization.placement import Placement, place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range
 from converter.quantization.ranges import choose_ranges
@@ -60,6 +61,7 @@ class Optimized:
     observed: Mapping[str, Observer]
     steps: Sequence[StepTaken]
     widths: Widths
+    stored: Stored  # nodes left in float whose weights are to be integers in the file
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,17 @@ class Given:
 
     ``stated`` ranges need no looking; ``kept_float`` are nodes that stay in float for the reason given, whatever is
     measured; ``margin`` is by how much the range of an 8-bit activation exceeds the best one for the samples;
-    ``pictures`` are inputs with the axis of their rows, which are judged with bars above and below too.
+    ``pictures`` are inputs with the axis of their rows, which are judged with bars above and below too; ``storable``
+    are nodes that may have integer weights in the file should they stay in float; ``dynamic`` are others that
+    compute on integers, of ranges found at run time.
     """
 
     stated: Mapping[str, Range]
     kept_float: Mapping[str, str]
     margin: float
     pictures: Mapping[str, int]
+    storable: frozenset[str] = frozenset()
+    dynamic: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -119,19 +125,23 @@ def optimize(
     placement = fallback.placement
     rounded = quantized_tensors(work.graph, placement.nodes, options.convention)
     chosen = {name: ranges[shared[source]] for name, source in rounded.items()}
-    fitted = _fit_weights(work, placement, chosen)
+    stored = Stored()
+    with work.attempts.optional(FLOAT_WEIGHTS, "Storing the weights of float nodes as integers"):
+        stored = _store_weights(work, fallback)
+    fitted = _fit_weights(work, placement, chosen, stored.narrow)
     plan = Plan(placement.nodes, chosen, fitted.correction.grids, options.convention)
     rounded_model = apply_correction(work.model, fitted.correction)
     if options.convention.onnxruntime:
         with work.attempts.optional("channels-last", "Keeping channels last"):
             rounded_model, plan = keep_channels_last(rounded_model, plan)
-    steps = _steps_taken(options, equalized, everything, fallback, fitted)
+    steps = [*_steps_taken(options, equalized, everything, fallback, fitted), *stored.steps]
     failed = {each.step: each.as_step() for each in work.attempts.left_out}
     steps = [failed.pop(each.name, each) for each in [*steps, *fitted.widths.steps]]
     steps += failed.values()
     return Optimized(
-        work.model, rounded_model, plan, placement, fallback.damage, fitted.correction, observed, steps, fitted.widths
-    )
+        work.model, rounded_model, plan, placement, fallback.damage, fitted.correction, observed, steps, fitted.widths,
+        stored,
+    )  # fmt: skip
 
 
 def _equalize(work: _Work) -> tuple[_Work, Equalization | None]:
@@ -173,6 +183,7 @@ class _Fallback:
     placement: Placement
     damage: Mapping[str, float]
     harm: Mapping[str, float]
+    errors: Mapping[str, float]  # of each output with every range rounded at once, relative to its variance
 
 
 def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
@@ -183,6 +194,7 @@ def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
     judged = [tensors(part) for feeds in few for part in _parts(feeds, together)]
     bars = [each for feeds in judged if (each := padded(feeds, given.pictures))]
     damage, placement, harm = dict.fromkeys(ranges, 0.0), work.everything, dict.fromkeys(shared, 0.0)
+    errors: Mapping[str, float] = {}
     free = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
     with work.attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
         places = judged_tensors(graph)
@@ -190,17 +202,29 @@ def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
         damage = measure_damage(network, ranges, places, [*judged, *bars], options.seed, segments)
         work.progress(0.35, "damage of each rounding measured")
         harm = {name: damage[source] for name, source in shared.items()}
+        references = refer(network, places, judged, given.pictures)
+
+        def errors_of(trial: Placement) -> Mapping[str, float]:
+            tried = quantized_tensors(graph, trial.nodes, options.convention)
+            rounding = {name: ranges[shared[each]] for name, each in tried.items()}
+            return simulate_rounding(network, rounding, references)
+
+        def error_of(trial: Placement) -> float:
+            return max(errors_of(trial).values(), default=0.0)
+
         if Step.FLOAT_FALLBACK not in options.skip:
-            references = refer(network, places, judged, given.pictures)
-
-            def error_of(trial: Placement) -> float:
-                tried = quantized_tensors(graph, trial.nodes, options.convention)
-                rounding = {name: ranges[shared[each]] for name, each in tried.items()}
-                return max(simulate_rounding(network, rounding, references).values(), default=0.0)
-
             floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
             placement = choose_precision(graph, harm, work.elements, given.kept_float, free, floor, options.convention)
-    return _Fallback(placement, damage, harm)
+        errors = errors_of(placement)
+    return _Fallback(placement, damage, harm, errors)
+
+
+def _store_weights(work: _Work, fallback: _Fallback) -> Stored:
+    """Which nodes left in float have integer weights in the file."""
+    nodes, given = fallback.placement.nodes, work.given
+    few = spread(work.calibration, work.allowed.judged)
+    loss = Loss(nodes | given.dynamic, fallback.errors, ACCEPTABLE[work.options.prefer])
+    return choose_stored(work.model, given.storable - nodes, few, loss)
 
 
 @dataclass(frozen=True)
@@ -212,13 +236,16 @@ class _Fitted:
     compensated: bool
 
 
-def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range]) -> _Fitted:
-    """Weights rounded and biases corrected against the samples, as far as the options want it."""
+def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range], stored: frozenset[str]) -> _Fitted:
+    """Weights rounded and biases corrected against the samples, as far as the options want it, also of nodes in float
+    whose weights are ``stored`` as integers.
+    """
+    nodes = placement.nodes | stored
     network, graph, options = work.network, work.graph, work.options
     settings = Settings(
         Step.ROUNDING not in options.skip and not _hurried(options),
         Step.BIAS_CORRECTION not in options.skip,
-        saturating=options.convention.pairs_saturate,
+        saturating=placement.nodes if options.convention.pairs_saturate else frozenset(),
     )
     together = affordable(max(work.elements.values(), default=1), MOST_FITTED, PIECE_BYTES)
     few = spread(work.calibration, work.allowed.fitted)
@@ -237,13 +264,13 @@ def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range])
     if options.method is Method.GENIE and settings.compensate:
         with work.attempts.optional("blocks", "Fitting weights block by block"):
             size = max(len(value) if value.dim() else 1 for value in batches[0].values())
-            rounds = affordable_steps(work.macs, size, len(placement.nodes), options.time_budget * BLOCKS_SHARE)
+            rounds = affordable_steps(work.macs, size, len(nodes), options.time_budget * BLOCKS_SHARE)
             correction = reconstruct_blocks(
-                network, graph, placement.nodes, chosen, batches, settings.bits, rounds, options.seed, advance
+                network, graph, nodes, chosen, batches, settings.bits, rounds, options.seed, advance
             )
     if correction is None:
         with work.attempts.optional(Step.ROUNDING, "Rounding against the samples"):
-            correction = correct(network, graph, placement.nodes, chosen, batches, settings, advance)
+            correction = correct(network, graph, nodes, chosen, batches, settings, advance)
     correction = correction or Correction()  # without grids onnxruntime rounds each weight to nearest
     return _Fitted(widths, correction, settings.compensate)
 

@@ -16,18 +16,18 @@ from onnx import NodeProto, TensorProto
 
 from converter.graph import Array, Graph, attribute, captures, subgraphs, walk
 
-__all__ = ["Codes", "round_channels", "saves_bytes", "stored_weights", "weight_slots"]
+__all__ = ["Codes", "codes_on_grid", "round_channels", "saves_bytes", "stored_weights", "weight_slots"]
 
-TOP = 127
+TOP, WIDE_TOP = 127, 32767
 PAIR_TOP = 127.5  # steps of two neighbours of one sign: rounded up both, they are at most 128, and 128 * 255 < 2^15
 ENTRY_BYTES = 300  # of the names and nodes that a weight in codes needs in the file
 
 
 @dataclass(frozen=True)
 class Codes:
-    """INT8 codes shaped as the float weight, and their steps shaped to multiply them."""
+    """Codes of 8 or 16 bits shaped as the float weight, and their steps shaped to multiply them."""
 
-    values: NDArray[np.int8]
+    values: Array  # int8 or int16
     scale: NDArray[np.float32]
 
     @property
@@ -36,13 +36,14 @@ class Codes:
         return self.values.astype(np.float32) * self.scale
 
 
-def round_channels(weight: Array, channels: tuple[int, ...], summed: int | None = None) -> Codes:
-    """The weight rounded to a step for each index along the axes ``channels``.
+def round_channels(weight: Array, channels: tuple[int, ...], summed: int | None = None, *, wide: bool = False) -> Codes:
+    """The weight rounded to a step for each index along the axes ``channels``, in 8 bits or, if ``wide``, in 16.
 
     With ``summed``, the axis along which products are added up, no pair of neighbours there overflows 16 bits.
     """
     across = tuple(axis for axis in range(weight.ndim) if axis not in channels)
-    step = np.abs(weight).max(axis=across, keepdims=True, initial=0.0) / TOP
+    top = WIDE_TOP if wide else TOP
+    step = np.abs(weight).max(axis=across, keepdims=True, initial=0.0) / top
     if summed is not None:
         rows = np.moveaxis(weight, summed, -1)
         if rows.shape[-1] % 2:
@@ -52,7 +53,13 @@ def round_channels(weight: Array, channels: tuple[int, ...], summed: int | None 
         reach = np.expand_dims(one_sign, summed).max(axis=across, keepdims=True, initial=0.0)
         step = np.maximum(step, reach / PAIR_TOP)
     scale = np.where(step > 0, step, 1.0).astype(np.float32)
-    return Codes(np.clip(np.rint(weight / scale), -TOP, TOP).astype(np.int8), scale)
+    return Codes(np.clip(np.rint(weight / scale), -top, top).astype(np.int16 if wide else np.int8), scale)
+
+
+def codes_on_grid(weight: Array, scale: NDArray[np.float32], axis: int) -> Codes:
+    """The codes of a weight that lies on a grid already, with a step for each index along ``axis``."""
+    steps = np.asarray(scale, np.float32).reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
+    return Codes(np.clip(np.rint(weight / steps), -TOP, TOP).astype(np.int8), steps)
 
 
 def weight_slots(node: NodeProto, graph: Graph) -> tuple[tuple[int, tuple[int, ...]], ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from onnx import ModelProto, NodeProto
 
@@ -24,9 +25,10 @@ from converter.options import Options, Precision, Step
 from converter.quantization.dynamic_nodes import cannot_be_dynamic
 from converter.quantization.integer_weights import stored_weights
 from converter.quantization.placement import candidates, place
+from converter.quantization.qdq_writer import WeightGrid
 from converter.quantization.running import find_problem
 from converter.quantization.smoothing import smooth
-from converter.quantization.treatments import Treatment, treat, uniform
+from converter.quantization.treatments import STORED, Treatment, treat, uniform
 from converter.reconstruction import reconstruct
 from converter.sessions import Feeds
 from converter.targets import ONNXRUNTIME, Convention
@@ -104,20 +106,25 @@ def _fed_in_float(node: NodeProto, graph: Graph, static: frozenset[str], convent
     return producer is None or producer.name not in static or producer.op_type in convention.float_results
 
 
-def write_mix(model: ModelProto, mix: Mix, feeds: Feeds) -> Mixed:
-    """The integer model with the mix written into it; as it was where onnxruntime does not run the result."""
+def write_mix(
+    model: ModelProto, mix: Mix, feeds: Feeds, grids: Mapping[str, WeightGrid] = MappingProxyType({})
+) -> Mixed:
+    """The integer model with the mix written into it; as it was where onnxruntime does not run the result.
+
+    ``grids`` are those that weights lie on already.
+    """
     if not mix.treatments:
         return Mixed(model)
     attempts = Attempts()
     mixed = Mixed(model)
     with attempts.optional("mix", "Integers without fixed ranges"):
-        treated = treat(model, mix.treatments)
+        treated = treat(model, mix.treatments, grids)
         if problem := find_problem(model, treated.model, feeds):
             raise ValueError(problem)
         kinds = list(treated.nodes.values())
         sentence = (
             f"{kinds.count(Treatment.DYNAMIC)} nodes find the ranges of their inputs at run time, over all samples "
-            f"that run together; {kinds.count(Treatment.WEIGHTS)} have integer weights and compute in float."
+            f"that run together; {sum(each in STORED for each in kinds)} have integer weights and compute in float."
         )
         mixed = Mixed(treated.model, treated.nodes, (StepTaken(name="mix", applied=bool(kinds), sentence=sentence),))
     return replace(mixed, steps=(*mixed.steps, *(each.as_step() for each in attempts.left_out)))

@@ -80,12 +80,18 @@ def _decisions(
         weight_type="S8",
         activation_type=ACTIVATIONS[treatment],
         steps=(*steps, StepTaken(name=str(options.precision), applied=bool(treated.nodes), sentence=sentence)),
-        nodes_quantized=len(treated.nodes),
+        nodes_quantized=counts[Treatment.DYNAMIC],
+        nodes_stored=counts[Treatment.WEIGHTS],
         nodes_float=len(graph.nodes) - len(treated.nodes),
-        quantized_operators=dict(Counter(operators[name] for name in treated.nodes)),
+        quantized_operators=_operators(Treatment.DYNAMIC, treated, operators),
+        stored_operators=_operators(Treatment.WEIGHTS, treated, operators),
         kept_float=tuple(
-            KeptFloat(node=name, operator=operators[name], reason=why)
+            KeptFloat(node=name, operator=operators[name], reason=why, weights_stored=name in treated.nodes)
             for name, why in sorted(reasons.items())
             if name in operators and treated.nodes.get(name) is not Treatment.DYNAMIC
         ),
     )
+
+
+def _operators(treatment: Treatment, treated: Treated, operators: Mapping[str, str]) -> dict[str, int]:
+    return dict(Counter(operators[name] for name, each in treated.nodes.items() if each is treatment))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from converter.capacity import affordable
 from converter.checkpoints import Checkpoints, Saved
 from converter.findings import KeptFloat, Quantization, StepTaken
+from converter.graph import Graph
 from converter.inputs.plans import InputKind, InputPlan, picture_bounds
 from converter.inputs.task import Task
 from converter.options import RANGELESS, Method, Options, Precision
@@ -22,13 +23,15 @@ from converter.quantization.closed_loop import ClosedLoop, run_closed_loop
 from converter.quantization.decisions import Given, Optimized, optimize
 from converter.quantization.doubtful_inputs import first_layers_in_doubt
 from converter.quantization.int4_packing import pack
+from converter.quantization.integer_weights import stored_weights
 from converter.quantization.mixing import Mix, plan_mix, weights_alone, write_mix
 from converter.quantization.placement import candidates, weighted_nodes
 from converter.quantization.qdq_writer import Plan, Range, quantize
 from converter.quantization.rangeless import make_rangeless
 from converter.quantization.running import write_running
-from converter.quantization.treatments import Treatment
+from converter.quantization.treatments import STORED, Treatment
 from converter.synthesis import Synthesis
+from converter.targets import Convention
 
 __all__ = ["Integers", "make_integers"]
 
@@ -36,6 +39,7 @@ BATCH = 8
 MARGIN = 1.25  # by which ranges of networks of large pictures are widened: deep layers answer photographs more widely
 # than samples (up to 5 dB better, 0.9 worse on one of eight networks; chosen on the zoo's own samples, RESULTS.md)
 LARGE_PICTURE = 128 * 128  # pixels; measured were networks of 96 x 96 and less, which lose by it, and of 224 and more
+IN_FILE = ", its weights are integers in the file"
 LEAST_IN_LOOP = 5.0  # dB between FP32 and integers that each feed their own state back
 
 
@@ -114,11 +118,14 @@ def _write(
     """What is decided for the integer model, and the file that is written by it."""
     task = mix.task
     calibration = list(samples.feeds(affordable(task.elements, BATCH)))
+    storable = _storable(mix, options.convention)
     given = Given(
         _stated_ranges(task.plans),
         {**mix.not_static, **kept_float},
         1.0 if samples.own else _margin(task.plans, options.method),
         {plan.name: 1 if plan.channels_last else 2 for plan in task.plans if _padded_in_use(plan)},
+        storable,
+        frozenset(mix.not_static),
     )
     optimized = optimize(
         task.model,
@@ -142,9 +149,23 @@ def _write(
         kept = {**optimized.placement.kept_float, **written.kept_float}
         placement = replace(optimized.placement, nodes=written.plan.nodes, kept_float=kept)
         optimized = replace(optimized, plan=written.plan, placement=placement)
-    mixed = write_mix(written.model, mix, first)
+    grids = written.plan.weights
+    fitted = {node.name for node in weighted_nodes(Graph(optimized.model)) if node.input[1] in grids}
+    tried = storable & written.kept_float.keys()  # on integers, in vain; their weights are fitted where that went well
+    treatments = dict.fromkeys(sorted(optimized.stored.wide | (tried - fitted)), Treatment.WIDE_WEIGHTS)
+    treatments |= dict.fromkeys(sorted(optimized.stored.narrow | (tried & fitted)), Treatment.WEIGHTS)
+    mix = replace(mix, treatments={**mix.treatments, **treatments})
+    mixed = write_mix(written.model, mix, first, grids)
     optimized = replace(optimized, steps=[*mix.steps, *optimized.steps, *mixed.steps])
     return _Written(optimized, mixed.model, mixed.nodes)
+
+
+def _storable(mix: Mix, convention: Convention) -> frozenset[str]:
+    """The nodes whose weights may be integers in the file should they stay in float: none that its owner excluded."""
+    settled = mix.treatments.keys() | mix.task.excluded.keys()
+    graph = mix.task.graph
+    able = {node.name for node in graph.nodes if node.name not in settled and stored_weights(node, graph)}
+    return frozenset(able if convention.stored_weights else ())
 
 
 def _stated_ranges(plans: tuple[InputPlan, ...]) -> dict[str, Range]:
@@ -189,20 +210,27 @@ def _loop_tried(loop: ClosedLoop) -> StepTaken:
 
 def _decisions(task: Task, optimized: Optimized, treated: Mapping[str, Treatment], options: Options) -> Quantization:
     nodes = {node.name: node for node in task.graph.nodes}
-    quantized = optimized.placement.nodes | treated.keys()
-    reasons = {name: why for name, why in optimized.placement.kept_float.items() if name not in treated}
+    stored = {name for name, each in treated.items() if each in STORED}
+    integer = (optimized.placement.nodes | treated.keys()) - stored
+    reasons = {name: why for name, why in optimized.placement.kept_float.items() if name not in integer}
     able = candidates(task.graph, options.convention)
-    weighted = [
-        node for node in task.graph.nodes if node.op_type in ("ConvTranspose", "LSTM", "GRU", "RNN", "If", "Loop")
+    without_kernel = [
+        node.name
+        for node in task.graph.nodes
+        if node.name in stored or node.op_type in ("ConvTranspose", "LSTM", "GRU", "RNN", "If", "Loop")
     ]
-    for node in weighted:
-        stored = ", its weights are integers in the file" if node.name in treated else ""
-        reasons.setdefault(node.name, f"onnxruntime has no integer kernel for it{stored}")
+    for name in without_kernel:
+        reasons.setdefault(name, "onnxruntime has no integer kernel for it")
     coarse = any(each.levels == 16 for each in optimized.plan.ranges.values())
     kept = [
-        KeptFloat(node=name, operator=nodes[name].op_type, reason=why)
+        KeptFloat(
+            node=name,
+            operator=nodes[name].op_type,
+            reason=f"{why}{IN_FILE if name in stored else ''}",
+            weights_stored=name in stored,
+        )
         for name, why in reasons.items()
-        if name in nodes and (name in able or nodes[name] in weighted)
+        if name in nodes and (name in able or name in without_kernel)
     ]
     return Quantization(
         precision=str(options.precision),
@@ -210,9 +238,15 @@ def _decisions(task: Task, optimized: Optimized, treated: Mapping[str, Treatment
         weight_type=optimized.widths.weight_type,
         activation_type="U4, U8" if coarse else options.convention.activations,
         steps=tuple(optimized.steps),
-        nodes_quantized=len(quantized),
-        nodes_float=len(nodes) - len(quantized),
-        quantized_operators=dict(Counter(nodes[name].op_type for name in sorted(quantized))),
+        nodes_quantized=len(integer),
+        nodes_stored=len(stored),
+        nodes_float=len(nodes) - len(integer) - len(stored),
+        quantized_operators=_operators(integer, nodes),
+        stored_operators=_operators(stored, nodes),
         kept_float=tuple(kept),
         frontier=optimized.widths.frontier or None,
     )
+
+
+def _operators(names: Iterable[str], nodes: Mapping[str, NodeProto]) -> dict[str, int]:
+    return dict(Counter(nodes[name].op_type for name in sorted(names)))

@@ -8,6 +8,7 @@ when it loads the file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -16,7 +17,8 @@ from onnx import NodeProto, helper
 
 from converter.graph import Array
 from converter.normalization.rewriting import Rewriting
-from converter.quantization.integer_weights import Codes, round_channels
+from converter.quantization.integer_weights import Codes, codes_on_grid, round_channels
+from converter.quantization.qdq_writer import WeightGrid
 
 __all__ = ["Storage", "Stored"]
 
@@ -39,16 +41,21 @@ class Storage:
         tables: Iterable[str] = (),
         matrices: Iterable[str] = (),
         products: Mapping[str, int] = MappingProxyType({}),
+        grids: Mapping[str, WeightGrid] = MappingProxyType({}),
+        wide: AbstractSet[str] = frozenset(),
     ) -> None:
         """``tables`` are constants whose rows are picked, ``matrices`` those that are multiplied with activations.
 
         ``products`` has those that integer products read, and the axis that these sum along: whoever else stores such
-        a weight shares its codes.
+        a weight shares its codes. ``grids`` has those that lie on one already, whose codes are exact on it,
+        ``wide`` those that want 16 bits.
         """
         self._rewriting = rewriting
         self._made: dict[tuple[str, bool, int | None], Stored] = {}
         self._constants: dict[str, str] = {}
         self._products = products
+        self._grids = grids
+        self._wide = wide
         self._twins = {
             matrix: (table, turned)
             for table in tables
@@ -104,7 +111,11 @@ class Storage:
             summed = self._products.get(name)
         key = (name, turned, summed)
         if key not in self._made:
-            codes = round_channels(self.value(name), channels, summed)
+            grid = self._grids.get(name)
+            if grid is not None and summed is None and channels == (grid.axis,):
+                codes = codes_on_grid(self.value(name), grid.scale, grid.axis)
+            else:
+                codes = round_channels(self.value(name), channels, summed, wide=name in self._wide and summed is None)
             codes = _transposed(codes) if turned else codes
             self._made[key] = Stored(self._rewriting.add_constant(f"{name}:c", codes.values), codes)
         return self._made[key]

@@ -327,10 +327,11 @@ def _cautions(task: Task, integers: Integers, measured: Measured, options: Optio
         if options.precision is Precision.INT8:
             message += " --precision weights makes a file as small that computes in float, as fast as FP32."
         cautions.append(Caution(kind="slower", message=message))
-    if not integers.decisions.nodes_quantized:
-        cautions.append(
-            Caution(kind="nothing-quantized", message="No node runs on integers; the reasons stand with the nodes.")
-        )
+    if not integers.decisions.nodes_quantized and options.precision is not Precision.WEIGHTS:
+        message = "No node computes on integers; the reasons stand with the nodes."
+        if integers.decisions.nodes_stored:
+            message += " Weights alone are integers in the file: it is smaller, and computes as FP32 does."
+        cautions.append(Caution(kind="nothing-quantized", message=message))
     decisions = measured.fidelity.decisions
     if decisions is not None and decisions.agreement.value < 0.9:
         cautions.append(

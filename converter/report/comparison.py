@@ -126,6 +126,7 @@ def compare(first: Report, second: Report, names: tuple[str, str] = ("first", "s
         add("input", name, partial(_input, name))
     weigh("size", "file", lambda report: report.size.int8_bytes, lambda value: bytes_(int(value)), _signed_bytes)
     weigh("nodes", "on integers", lambda report: report.quantization.nodes_quantized, "{:.0f}".format, "{:+.0f}".format)
+    weigh("nodes", "weights alone", lambda report: report.quantization.nodes_stored, "{:.0f}".format, "{:+.0f}".format)
     weigh("nodes", "left in float", lambda report: report.quantization.nodes_float, "{:.0f}".format, "{:+.0f}".format)
     weigh("fidelity", "decisions as FP32's", _agreement, percent, _points)
     weigh("fidelity", "worst output", _worst_ratio, "{:.1f} dB".format, "{:+.1f} dB".format)

@@ -38,7 +38,7 @@ __all__ = [
     "Report",
 ]
 
-SCHEMA_VERSION = "2.1"
+SCHEMA_VERSION = "3.0"
 """What follows the point grows when something is added, what precedes it when something goes, is renamed or means
 something else. ``schemas/`` holds the JSON schema of every published version, made from the classes here."""
 
@@ -57,7 +57,7 @@ def _plain(value: Any) -> Any:
 class Report(Section):
     """Everything known of one conversion."""
 
-    schema_version: Literal["2.1"] = "2.1"
+    schema_version: Literal["3.0"] = "3.0"
     verdict: Verdict
     model: Model
     options: Annotated[dict[str, JsonValue], BeforeValidator(_plain)]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from converter.findings import Advice, Interval, Isolation, OutputFidelity
-from converter.findings.gains import faster, smaller
+from converter.findings.gains import faster, gains_little, smaller
 from converter.report.schema import Report
 
 __all__ = [
@@ -141,6 +141,10 @@ def headline(report: Report) -> Headline:
     if report.verdict.advice is Advice.USE and report.verdict.conditions:
         advice += ", if its input is what it was taken for"
     latency = report.latency
+    if report.verdict.advice is Advice.USE and gains_little(
+        report.size.ratio, None if latency is None else latency.speedup
+    ):
+        advice += "; but it gains little"
     return Headline(
         f"{advice}.",
         cls,

@@ -15,12 +15,14 @@ from converter.findings import (
     Fidelity,
     Histogram,
     Interval,
+    Latency,
     Layer,
     OutputFidelity,
     OutputGroup,
     Prediction,
     PredictionUnder,
     Proportion,
+    Quartiles,
     Scale,
     Size,
 )
@@ -83,6 +85,28 @@ def classifier(low: float, middle: float, **changes: object) -> Evidence:
 def test_what_is_expected_to_agree_is_used(graph: Graph) -> None:
     verdict = reach_verdict(classifier(0.97, 0.99), graph)
     assert (verdict.advice, verdict.sentence, verdict.conditions) == (Advice.USE, "Use it.", ())
+
+
+@pytest.mark.parametrize(
+    ("size", "speedup", "sentence"),
+    [
+        (1.07, None, "Use it; but it gains little: the file is 1.07 times smaller, its time was not measured."),
+        (1.07, 1.01, "Use it; but it gains little: the file is 1.07 times smaller, about as fast on this processor."),
+        (1.1, 0.8, "Use it; but it gains little: the file is 1.10 times smaller, 1.2 times slower on this processor."),
+        (1.07, 1.5, "Use it."),
+        (3.6, 0.8, "Use it."),
+    ],
+)
+def test_a_file_that_gains_little_is_not_recommended_without_saying_so(
+    graph: Graph, size: float, speedup: float | None, sentence: str
+) -> None:
+    each = Quartiles(median_ms=1, lower_ms=1, upper_ms=1)
+    latency = speedup and Latency(
+        float32=each, int8=each, speedup=speedup, slower=speedup < 1, pairs=9, threads=1, cpu="any"
+    )
+    given = Size.of(round(1000 * size), 1000)
+    verdict = reach_verdict(classifier(0.97, 0.99, size=given, latency=latency), graph)
+    assert (verdict.advice, verdict.sentence) == (Advice.USE, sentence)
 
 
 def test_what_nobody_stated_is_a_condition(graph: Graph) -> None:

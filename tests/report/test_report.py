@@ -453,6 +453,21 @@ def test_the_title_is_the_verdict(advice: Advice, conditions: tuple[str, ...], s
     assert headline(make(verdict=Verdict(advice=advice, sentence="", conditions=conditions))).advice == said
 
 
+def test_the_title_says_where_little_is_gained() -> None:
+    little = make(verdict=Verdict(advice=Advice.USE, sentence=""), size=Size.of(107, 100), latency=None)
+    assert headline(little).advice == "Use it; but it gains little."
+
+
+def test_nodes_are_counted_by_what_they_are() -> None:
+    report = make()
+    counts = {"nodes_quantized": 18, "nodes_stored": 7, "nodes_float": 1}
+    words = text_of(make(quantization=report.quantization.model_copy(update=counts)))
+    assert "18 nodes on integers" in words
+    assert "7 nodes with weights as integers in the file alone: they compute in float, as FP32 does." in words
+    assert "1 node with no integers at all" in words
+    assert "in the file alone" not in text_of(report)
+
+
 def test_larger_is_said_and_red() -> None:
     page = make(size=Size.of(1000, 2300)).to_html()
     assert '<span class="bad-text">The file is 2.3 times larger.</span>' in page

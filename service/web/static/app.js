@@ -564,6 +564,8 @@ const ROWS = [ // title, what is shown, and what is better when smaller (-1) or 
   ["Speed over FP32's", ({ report: { latency } }) => (latency ? `${latency.speedup.toFixed(2)} times` : "not measured"), ({ report }) => report.latency?.speedup],
   ["Predicted decisions as FP32's", ({ report }) => range(report.predicted?.agreement), ({ report }) => report.predicted?.agreement?.interval?.low],
   ["Predicted change of accuracy", ({ report }) => range(report.predicted?.accuracy_change), ({ report }) => report.predicted?.accuracy_change?.interval?.low],
+  ["Nodes on integers", ({ report }) => String(report.quantization?.nodes_quantized ?? "unknown")],
+  ["Nodes with integer weights alone", ({ report }) => String(report.quantization?.nodes_stored ?? 0)],
   ["Nodes in float", ({ report }) => String(report.quantization?.nodes_float ?? "unknown")],
   ["Warnings", ({ report }) => String((report.warnings ?? []).length)],
 ];

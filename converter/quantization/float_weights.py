@@ -1,0 +1,223 @@
+"""Nodes that stay in float and have integer weights in the file: 8 bits where that costs the outputs little, else 16.
+
+A node stays in float because rounding what it reads or writes hurts, or saves no time. Its weights are another matter:
+with a step for each channel they seldom hurt, and a file is mostly weights. So they are stored as the mix stores those
+of tables, as far as the float model with them rounded errs by little beside what the integer model errs by anyway. What
+costs most for the bytes it saves has 16 bits, which cost nothing that could be measured.
+
+Chosen before weights are fitted, so that those of 8 bits are fitted too and later layers make up for what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from converter.findings import StepTaken
+from converter.graph import Graph
+from converter.quantization.integer_weights import stored_weights
+from converter.quantization.treatments import Treatment, treat
+from converter.scores import judged_tensors
+from converter.sessions import Array, Feeds, open_session, split
+
+__all__ = ["FLOAT_WEIGHTS", "Loss", "Stored", "choose_stored"]
+
+FLOAT_WEIGHTS = "float-weights"  # the step's name
+MOST_TRIALS = 24  # of rounding a part of the weights: of a hundred layers that tells the ten that cost most
+PRICE = 0.07  # of the error there is anyway: 0.3 dB, a third of what another seed or prior changes
+
+Errors = Mapping[str, float]  # of each output, squared and relative to its variance
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The float nodes whose weights are to be integers of 8 and of 16 bits in the file, and what the report says."""
+
+    narrow: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
+    steps: tuple[StepTaken, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the integer model loses anyway: its nodes, and what rounding activations costs each output; and what
+    rounding may cost.
+    """
+
+    nodes: AbstractSet[str]
+    activations: Errors
+    acceptable: float
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Nodes that share weights, which are in the file once."""
+
+    nodes: tuple[str, ...]
+    weights: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Units whose weights were rounded together, and what that cost each output."""
+
+    units: tuple[_Unit, ...]
+    errors: Errors
+
+    @property
+    def price(self) -> float:
+        """The cost for what is saved."""
+        return max(self.errors.values(), default=0.0) / sum(unit.weights for unit in self.units)
+
+
+def choose_stored(model: ModelProto, able: AbstractSet[str], feeds: Sequence[Feeds], loss: Loss) -> Stored:
+    """The widths of the weights of the float model's nodes ``able``, by what rounding them costs on ``feeds``."""
+    graph = Graph(model)
+    units = _units(graph, able)
+    if not units:
+        return Stored()
+    measure = _Measure(model, judged_tensors(graph), feeds)
+    known = measure.errors(loss.nodes & {node.name for node in graph.nodes if stored_weights(node, graph)})
+    before = {name: error + loss.activations.get(name, 0.0) for name, error in known.items()}
+    most = sum(unit.weights for unit in units) > sum(_sizes(graph.nodes, graph).values()) / 2
+    room = _room(before, loss, most=most)
+    parts = _taken(_divided(units, measure, room), room) if room else []
+    chosen = treat(model, _treatments(parts)).nodes
+    narrow = frozenset(chosen)
+    rest = {name: Treatment.WIDE_WEIGHTS for unit in units for name in unit.nodes if name not in narrow}
+    wide = frozenset(treat(model, {**chosen, **rest}).nodes) - narrow
+    added = _sum(parts)
+    step = StepTaken(
+        name=FLOAT_WEIGHTS,
+        applied=bool(narrow or wide),
+        sentence=f"Of nodes that compute in float, {len(narrow)} have weights of 8 bits in the file"
+        f"{f', {len(wide)} of 16, since 8 would cost the outputs too much' if wide else ''}.",
+        measure="estimated error of the worst output, before weights are fitted",
+        before=max(before.values(), default=None),
+        after=max((error + added.get(name, 0.0) for name, error in before.items()), default=None),
+        unit="relative squared error",
+    )
+    return Stored(narrow, wide, (step,))
+
+
+def _divided(units: Sequence[_Unit], measure: _Measure, room: Errors) -> list[_Part]:
+    """The units in parts whose cost is known, costly ones in smaller parts.
+
+    Errors of different roundings are independent: what one half of a part costs tells what the other does.
+    """
+
+    def rounded(chosen: Sequence[_Unit]) -> _Part:
+        return _Part(tuple(chosen), measure.errors({name for unit in chosen for name in unit.nodes}))
+
+    parts = [rounded(units)]
+    if _fits(parts, room):
+        return parts
+    for _ in range(MOST_TRIALS):
+        taken = _taken(parts, room)
+        left = [part for part in parts if len(part.units) > 1 and not any(part is each for each in taken)]
+        if not left:
+            break
+        worst = max(left, key=lambda part: max(part.errors.values(), default=0.0))
+        middle = len(worst.units) // 2
+        first = rounded(worst.units[:middle])
+        others = {name: max(error - first.errors[name], 0.0) for name, error in worst.errors.items()}
+        parts = [each for each in parts if each is not worst]
+        parts += [first, _Part(worst.units[middle:], others)]
+    return parts
+
+
+def _taken(parts: Sequence[_Part], room: Errors) -> list[_Part]:
+    """As many parts as there is room for, those first that cost least for what they save."""
+    taken: list[_Part] = []
+    for part in sorted(parts, key=lambda part: part.price):
+        if _fits([*taken, part], room):
+            taken.append(part)
+    return taken
+
+
+def _fits(parts: Sequence[_Part], room: Errors) -> bool:
+    return all(error <= room[name] for name, error in _sum(parts).items())
+
+
+def _sum(parts: Sequence[_Part]) -> dict[str, float]:
+    names = parts[0].errors if parts else ()
+    return {name: sum(part.errors[name] for part in parts) for name in names}
+
+
+def _treatments(parts: Iterable[_Part]) -> dict[str, Treatment]:
+    return {name: Treatment.WEIGHTS for part in parts for unit in part.units for name in unit.nodes}
+
+
+def _units(graph: Graph, able: AbstractSet[str]) -> list[_Unit]:
+    """The nodes in groups that share weights, in the order of the model."""
+    groups: dict[str, list[NodeProto]] = {}  # by every weight in them
+    for node in graph.nodes:
+        if node.name not in able or not (weights := stored_weights(node, graph)):
+            continue
+        sharing = {id(groups[name]): groups[name] for name in weights if name in groups}
+        merged = [*(each for some in sharing.values() for each in some), node]
+        groups |= dict.fromkeys(_sizes(merged, graph), merged)
+    distinct = {id(each): each for each in groups.values()}.values()
+    return [_Unit(tuple(node.name for node in each), sum(_sizes(each, graph).values())) for each in distinct]
+
+
+def _sizes(nodes: Iterable[NodeProto], graph: Graph) -> dict[str, int]:
+    """Each weight of the nodes that could be integers, and how many numbers it has."""
+    return {name: math.prod(graph.initializers.shape(name)) for node in nodes for name in stored_weights(node, graph)}
+
+
+def _room(before: Errors, loss: Loss, *, most: bool) -> dict[str, float]:
+    """The error that rounded weights may add to each output.
+
+    Where nothing computes on integers, rounded weights are all there is to lose. Else the worst output may lose a small
+    share of what it loses anyway, and a better one may become as bad, if that is acceptable. Where ``most`` weights are
+    at stake it is a small share of what is acceptable in any case: a small file is then what an integer model has to
+    give.
+    """
+    if not loss.nodes:
+        return dict.fromkeys(before, loss.acceptable)
+    limit = min((1 + PRICE) * max(before.values(), default=0.0), loss.acceptable)
+    least = PRICE * loss.acceptable if most else 0.0
+    return {name: max(PRICE * error, limit - error, least) for name, error in before.items()}
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What rounding weights costs the float model's outputs, seen at ``places`` on samples."""
+
+    model: ModelProto
+    places: Sequence[str]
+    feeds: Sequence[Feeds]
+
+    def errors(self, nodes: AbstractSet[str]) -> Errors:
+        """The error with these nodes' weights in 8 bits, of all outputs that can be compared; infinite if no number."""
+        found = self._run(treat(self.model, dict.fromkeys(sorted(nodes), Treatment.WEIGHTS)).model)
+        errors: dict[str, float] = {}
+        for name in self.places:
+            pairs = [(one[name], other[name]) for one, other in zip(self._exact, found, strict=True)]
+            if any(one.dtype.kind != "f" or one.shape != other.shape for one, other in pairs):
+                continue
+            values = np.concatenate([one.ravel() for one, _ in pairs]).astype(np.float64)
+            difference = values - np.concatenate([other.ravel() for _, other in pairs])
+            spread = float(np.square(values - values.mean()).sum())
+            error = float(np.square(difference).sum()) / max(spread, 1e-30)
+            errors[name] = error if math.isfinite(error) else math.inf
+        return errors
+
+    @cached_property
+    def _exact(self) -> list[dict[str, Array]]:
+        return self._run(self.model)
+
+    def _run(self, model: ModelProto) -> list[dict[str, Array]]:
+        outputs = {value.name for value in model.graph.output}
+        session = open_session(model, also=[name for name in self.places if name not in outputs])
+        return [
+            dict(zip(self.places, map(np.asarray, session.run(list(self.places), part)), strict=True))
+            for part, _ in split(session, self.feeds)
+        ]
