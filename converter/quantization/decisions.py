@@ -23,11 +23,12 @@ from converter.quantization.channels_last import keep_channels_last
 from converter.quantization.correction import WIDEST, Correction, Settings, apply_correction, correct
 from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, Maker, equalize
 from converter.quantization.float_fallback import ACCEPTABLE, FEW_WEIGHTS, Floor, choose_precision
-from converter.quantization.float_weights import FLOAT_WEIGHTS, Loss, Stored, choose_stored
+from converter.quantization.float_weights import FLOAT_WEIGHTS, Stored, choose_stored
 from converter.quantization.placement import Placement, place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range
 from converter.quantization.ranges import choose_ranges
 from converter.quantization.sensitivity import (
+    Reference,
     divide,
     measure_damage,
     padded,
@@ -71,7 +72,7 @@ class Given:
     ``stated`` ranges need no looking; ``kept_float`` are nodes that stay in float for the reason given, whatever is
     measured; ``margin`` is by how much the range of an 8-bit activation exceeds the best one for the samples;
     ``pictures`` are inputs with the axis of their rows, which are judged with bars above and below too; ``storable``
-    are nodes that may have integer weights in the file should they stay in float; ``dynamic`` are others that
+    are nodes that may have integer weights in the file should they stay in float; ``dynamic`` is whether others
     compute on integers, of ranges found at run time.
     """
 
@@ -80,7 +81,7 @@ class Given:
     margin: float
     pictures: Mapping[str, int]
     storable: frozenset[str] = frozenset()
-    dynamic: frozenset[str] = frozenset()
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class _Fallback:
     placement: Placement
     damage: Mapping[str, float]
     harm: Mapping[str, float]
-    errors: Mapping[str, float]  # of each output with every range rounded at once, relative to its variance
+    errors: Mapping[str, float]  # of each output on plain samples, every range rounded at once; over its variance
 
 
 def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
@@ -204,18 +205,18 @@ def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
         harm = {name: damage[source] for name, source in shared.items()}
         references = refer(network, places, judged, given.pictures)
 
-        def errors_of(trial: Placement) -> Mapping[str, float]:
+        def errors_of(trial: Placement, compared: Sequence[Reference]) -> Mapping[str, float]:
             tried = quantized_tensors(graph, trial.nodes, options.convention)
             rounding = {name: ranges[shared[each]] for name, each in tried.items()}
-            return simulate_rounding(network, rounding, references)
+            return simulate_rounding(network, rounding, compared)
 
         def error_of(trial: Placement) -> float:
-            return max(errors_of(trial).values(), default=0.0)
+            return max(errors_of(trial, references).values(), default=0.0)
 
         if Step.FLOAT_FALLBACK not in options.skip:
             floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
             placement = choose_precision(graph, harm, work.elements, given.kept_float, free, floor, options.convention)
-        errors = errors_of(placement)
+        errors = errors_of(placement, [each for each in references if each.plain])
     return _Fallback(placement, damage, harm, errors)
 
 
@@ -223,8 +224,8 @@ def _store_weights(work: _Work, fallback: _Fallback) -> Stored:
     """Which nodes left in float have integer weights in the file."""
     nodes, given = fallback.placement.nodes, work.given
     few = spread(work.calibration, work.allowed.judged)
-    loss = Loss(nodes | given.dynamic, fallback.errors, ACCEPTABLE[work.options.prefer])
-    return choose_stored(work.model, given.storable - nodes, few, loss)
+    before = fallback.errors if nodes or given.dynamic else None
+    return choose_stored(work.model, given.storable - nodes, few, before, ACCEPTABLE[work.options.prefer])
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from converter.quantization.treatments import Treatment, treat
 from converter.scores import judged_tensors
 from converter.sessions import Array, Feeds, open_session, split
 
-__all__ = ["FLOAT_WEIGHTS", "Loss", "Stored", "choose_stored"]
+__all__ = ["FLOAT_WEIGHTS", "Stored", "choose_stored"]
 
 FLOAT_WEIGHTS = "float-weights"  # the step's name
 MOST_TRIALS = 24  # of rounding a part of the weights: of a hundred layers that tells the ten that cost most
-PRICE = 0.07  # of the error there is anyway: 0.3 dB, a third of what another seed or prior changes
+PRICE = 0.07  # of the error there is anyway: 0.3 dB
 
 Errors = Mapping[str, float]  # of each output, squared and relative to its variance
 
@@ -42,17 +42,6 @@ class Stored:
     narrow: frozenset[str] = frozenset()
     wide: frozenset[str] = frozenset()
     steps: tuple[StepTaken, ...] = ()
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What the integer model loses anyway: its nodes, and what rounding activations costs each output; and what
-    rounding may cost.
-    """
-
-    nodes: AbstractSet[str]
-    activations: Errors
-    acceptable: float
 
 
 @dataclass(frozen=True)
@@ -70,37 +59,46 @@ class _Part:
     units: tuple[_Unit, ...]
     errors: Errors
 
-    @property
-    def price(self) -> float:
-        """The cost for what is saved."""
-        return max(self.errors.values(), default=0.0) / sum(unit.weights for unit in self.units)
+    def share(self, room: Errors) -> float:
+        """The part of an output's room that they take, the largest of all outputs."""
+        return max((error / max(room[name], 1e-30) for name, error in self.errors.items()), default=math.inf)
+
+    def price(self, room: Errors) -> float:
+        """The same for each weight that is stored."""
+        return self.share(room) / sum(unit.weights for unit in self.units)
 
 
-def choose_stored(model: ModelProto, able: AbstractSet[str], feeds: Sequence[Feeds], loss: Loss) -> Stored:
-    """The widths of the weights of the float model's nodes ``able``, by what rounding them costs on ``feeds``."""
+def choose_stored(
+    model: ModelProto, able: AbstractSet[str], feeds: Sequence[Feeds], before: Errors | None, acceptable: float
+) -> Stored:
+    """The widths of the weights of the float model's nodes ``able``, by what rounding them costs on ``feeds``.
+
+    ``before`` is what rounding activations costs anyway, or None where nothing computes on integers: rounded weights
+    are then all there is to lose, and may cost what is ``acceptable``. Else each output may lose a small share more. It
+    may not become as bad as the worst output: a network of sounds fell from 39.7 to 22.1 dB that way
+    (tests/bench/RESULTS.md).
+    """
     graph = Graph(model)
     units = _units(graph, able)
     if not units:
         return Stored()
-    measure = _Measure(model, judged_tensors(graph), feeds)
-    known = measure.errors(loss.nodes & {node.name for node in graph.nodes if stored_weights(node, graph)})
-    before = {name: error + loss.activations.get(name, 0.0) for name, error in known.items()}
-    most = sum(unit.weights for unit in units) > sum(_sizes(graph.nodes, graph).values()) / 2
-    room = _room(before, loss, most=most)
-    parts = _taken(_divided(units, measure, room), room) if room else []
+    places = judged_tensors(graph)
+    measure = _Measure(model, places, feeds)
+    room = {name: acceptable if before is None else PRICE * before.get(name, 0.0) for name in places}
+    parts = _taken(_divided(units, measure, room), room)
     chosen = treat(model, _treatments(parts)).nodes
     narrow = frozenset(chosen)
     rest = {name: Treatment.WIDE_WEIGHTS for unit in units for name in unit.nodes if name not in narrow}
     wide = frozenset(treat(model, {**chosen, **rest}).nodes) - narrow
-    added = _sum(parts)
+    added, known = _sum(parts), before or {}
     step = StepTaken(
         name=FLOAT_WEIGHTS,
         applied=bool(narrow or wide),
-        sentence=f"Of nodes that compute in float, {len(narrow)} have weights of 8 bits in the file"
-        f"{f', {len(wide)} of 16, since 8 would cost the outputs too much' if wide else ''}.",
+        sentence=f"Weights of nodes that compute in float are integers in the file: of 8 bits in {len(narrow)}"
+        f"{f', of 16 in {len(wide)}, where 8 would cost the outputs too much' if wide else ''}.",
         measure="estimated error of the worst output, before weights are fitted",
-        before=max(before.values(), default=None),
-        after=max((error + added.get(name, 0.0) for name, error in before.items()), default=None),
+        before=max(known.values(), default=None),
+        after=max((error + added.get(name, 0.0) for name, error in known.items()), default=None),
         unit="relative squared error",
     )
     return Stored(narrow, wide, (step,))
@@ -123,7 +121,7 @@ def _divided(units: Sequence[_Unit], measure: _Measure, room: Errors) -> list[_P
         left = [part for part in parts if len(part.units) > 1 and not any(part is each for each in taken)]
         if not left:
             break
-        worst = max(left, key=lambda part: max(part.errors.values(), default=0.0))
+        worst = max(left, key=lambda part: part.share(room))
         middle = len(worst.units) // 2
         first = rounded(worst.units[:middle])
         others = {name: max(error - first.errors[name], 0.0) for name, error in worst.errors.items()}
@@ -135,14 +133,15 @@ def _divided(units: Sequence[_Unit], measure: _Measure, room: Errors) -> list[_P
 def _taken(parts: Sequence[_Part], room: Errors) -> list[_Part]:
     """As many parts as there is room for, those first that cost least for what they save."""
     taken: list[_Part] = []
-    for part in sorted(parts, key=lambda part: part.price):
+    for part in sorted(parts, key=lambda part: part.price(room)):
         if _fits([*taken, part], room):
             taken.append(part)
     return taken
 
 
 def _fits(parts: Sequence[_Part], room: Errors) -> bool:
-    return all(error <= room[name] for name, error in _sum(parts).items())
+    """Whether the outputs have room for these parts; not where none could be compared."""
+    return any(part.errors for part in parts) and all(error <= room[name] for name, error in _sum(parts).items())
 
 
 def _sum(parts: Sequence[_Part]) -> dict[str, float]:
@@ -170,21 +169,6 @@ def _units(graph: Graph, able: AbstractSet[str]) -> list[_Unit]:
 def _sizes(nodes: Iterable[NodeProto], graph: Graph) -> dict[str, int]:
     """Each weight of the nodes that could be integers, and how many numbers it has."""
     return {name: math.prod(graph.initializers.shape(name)) for node in nodes for name in stored_weights(node, graph)}
-
-
-def _room(before: Errors, loss: Loss, *, most: bool) -> dict[str, float]:
-    """The error that rounded weights may add to each output.
-
-    Where nothing computes on integers, rounded weights are all there is to lose. Else the worst output may lose a small
-    share of what it loses anyway, and a better one may become as bad, if that is acceptable. Where ``most`` weights are
-    at stake it is a small share of what is acceptable in any case: a small file is then what an integer model has to
-    give.
-    """
-    if not loss.nodes:
-        return dict.fromkeys(before, loss.acceptable)
-    limit = min((1 + PRICE) * max(before.values(), default=0.0), loss.acceptable)
-    least = PRICE * loss.acceptable if most else 0.0
-    return {name: max(PRICE * error, limit - error, least) for name, error in before.items()}
 
 
 @dataclass(frozen=True)

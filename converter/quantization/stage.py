@@ -125,7 +125,7 @@ def _write(
         1.0 if samples.own else _margin(task.plans, options.method),
         {plan.name: 1 if plan.channels_last else 2 for plan in task.plans if _padded_in_use(plan)},
         storable,
-        frozenset(mix.not_static),
+        bool(mix.not_static),
     )
     optimized = optimize(
         task.model,

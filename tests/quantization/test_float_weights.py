@@ -10,7 +10,7 @@ from converter import Options, Result, convert
 from converter.evaluation.kernels import optimize
 from converter.graph import Graph, copied
 from converter.options import Precision, Target
-from converter.quantization.float_weights import Loss, choose_stored
+from converter.quantization.float_weights import choose_stored
 from converter.quantization.integer_weights import codes_on_grid, round_channels
 from converter.quantization.qdq_writer import WeightGrid
 from converter.quantization.treatments import Treatment, treat
@@ -111,22 +111,17 @@ def layer_of(given: Prepared, weight: str) -> str:
     return next(each.name for each in given.graph.nodes if weight in each.input)
 
 
-def losing(error: float, *nodes: str) -> Loss:
-    """An integer model of these nodes whose rounded activations cost so much."""
-    return Loss(frozenset(nodes), {"y": error}, ACCEPTABLE)
-
-
 def test_weights_whose_rounding_costs_too_much_have_16_bits_and_the_others_8() -> None:
     given = prepare(outlying())
     able = frozenset(each.name for each in given.graph.nodes)
-    stored = choose_stored(given.model, able, given.batches, losing(1e-4, "elsewhere"))
+    stored = choose_stored(given.model, able, given.batches, {"y": 1e-3}, ACCEPTABLE)
     assert layer_of(given, "w1") in stored.wide
     assert {layer_of(given, "w2"), layer_of(given, "w3")} & stored.narrow
     (step,) = stored.steps
-    assert f"{len(stored.narrow)} have weights of 8 bits in the file, {len(stored.wide)} of 16" in step.sentence
+    assert f"of 8 bits in {len(stored.narrow)}, of 16 in {len(stored.wide)}" in step.sentence
     assert step.before is not None
     assert step.after is not None
-    assert step.before < step.after <= max(1.07 * 1e-4, 1e-4 + 0.07 * ACCEPTABLE)
+    assert 1e-3 == step.before < step.after <= 1.07 * 1e-3
     wanted = dict.fromkeys(stored.narrow, Treatment.WEIGHTS) | dict.fromkeys(stored.wide, Treatment.WIDE_WEIGHTS)
     made = treat(given.model, wanted)
     assert difference(run(given.model, given.batches[0]), run(made.model, given.batches[0])) < 0.1
@@ -135,17 +130,18 @@ def test_weights_whose_rounding_costs_too_much_have_16_bits_and_the_others_8() -
 
 
 @pytest.mark.parametrize(
-    ("loss", "eight"),
+    ("before", "eight"),
     [
-        (losing(1e-12, "Conv_0"), False),  # little beside integers that lose next to nothing
-        (losing(0.005, "Conv_0"), True),
-        (Loss(frozenset(), {}, ACCEPTABLE), True),  # nothing computes on integers: all that is acceptable
+        ({"y": 1e-12}, False),  # beside integers that lose next to nothing
+        ({"y": 0.005}, True),
+        ({}, False),  # no output that integers touch
+        (None, True),  # nothing computes on integers: all that is acceptable
     ],
 )
-def test_what_weights_may_cost_is_measured_by_what_is_lost_anyway(loss: Loss, eight: bool) -> None:
-    given = prepare(outlying() if not eight else residual())
+def test_what_weights_may_cost_is_measured_by_what_is_lost_anyway(before: dict[str, float] | None, eight: bool) -> None:
+    given = prepare(residual())
     able = {layer_of(given, "w1")}
-    stored = choose_stored(given.model, able, given.batches, loss)
+    stored = choose_stored(given.model, able, given.batches, before, ACCEPTABLE)
     assert (stored.narrow if eight else stored.wide) == able
 
 
@@ -173,9 +169,8 @@ def twins() -> ModelProto:
 def test_nodes_that_share_weights_are_stored_together_or_not_at_all() -> None:
     given = prepare(twins())
     both = [each.name for each in given.graph.nodes if each.op_type == "MatMul"]
-    loss = Loss(frozenset(), {}, ACCEPTABLE)
-    assert choose_stored(given.model, set(both), given.batches, loss).narrow == frozenset(both)
-    alone = choose_stored(given.model, {both[0]}, given.batches, loss)
+    assert choose_stored(given.model, set(both), given.batches, None, ACCEPTABLE).narrow == frozenset(both)
+    alone = choose_stored(given.model, {both[0]}, given.batches, None, ACCEPTABLE)
     assert not alone.narrow | alone.wide
     made = treat(given.model, dict.fromkeys(both[:1], Treatment.WEIGHTS))
     assert made.reasons == {both[0]: f"{both[1]} reads its weights in float"}
@@ -183,7 +178,7 @@ def test_nodes_that_share_weights_are_stored_together_or_not_at_all() -> None:
 
 def test_a_model_whose_nodes_have_no_weights_has_nothing_to_store() -> None:
     given = prepare(model_of([node("Relu", ["x"], ["y"])], {}, (8, 4)))
-    assert choose_stored(given.model, {"Relu_0"}, given.batches, losing(0.01)).steps == ()
+    assert choose_stored(given.model, {"Relu_0"}, given.batches, None, ACCEPTABLE).steps == ()
 
 
 def test_weights_on_a_grid_are_stored_on_it() -> None:
