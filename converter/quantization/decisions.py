@@ -184,7 +184,7 @@ class _Fallback:
     placement: Placement
     damage: Mapping[str, float]
     harm: Mapping[str, float]
-    errors: Mapping[str, float]  # of each output on plain samples, every range rounded at once; over its variance
+    errors: Mapping[str, float]  # of outputs and what they are made of, all ranges rounded; relative to their variance
 
 
 def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
@@ -216,7 +216,7 @@ def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
         if Step.FLOAT_FALLBACK not in options.skip:
             floor = Floor(ACCEPTABLE[options.prefer], error_of) if options.precision is Precision.INT8 else None
             placement = choose_precision(graph, harm, work.elements, given.kept_float, free, floor, options.convention)
-        errors = errors_of(placement, [each for each in references if each.plain])
+        errors = errors_of(placement, refer(network, sorted({*places, *graph.output_names}), judged))
     return _Fallback(placement, damage, harm, errors)
 
 

@@ -3,7 +3,7 @@
 A node stays in float because rounding what it reads or writes hurts, or saves no time. Its weights are another matter:
 with a step for each channel they seldom hurt, and a file is mostly weights. So they are stored as the mix stores those
 of tables, as far as the float model with them rounded errs by little beside what the integer model errs by anyway. What
-costs most for the bytes it saves has 16 bits, which cost nothing that could be measured.
+costs most for the bytes it saves has 16 bits; what costs too much even then keeps FP32 weights.
 
 Chosen before weights are fitted, so that those of 8 bits are fitted too and later layers make up for what is left.
 """
@@ -29,8 +29,9 @@ from converter.sessions import Array, Feeds, open_session, split
 __all__ = ["FLOAT_WEIGHTS", "Stored", "choose_stored"]
 
 FLOAT_WEIGHTS = "float-weights"  # the step's name
-MOST_TRIALS = 24  # of rounding a part of the weights: of a hundred layers that tells the ten that cost most
+MOST_HALVED = 12  # parts of the weights: of a hundred layers that tells the few that cost most
 PRICE = 0.07  # of the error there is anyway: 0.3 dB
+NEGLIGIBLE = 1e-6  # of an output's variance: a thousandth of its deviation, far below what codes of 8 bits can show
 
 Errors = Mapping[str, float]  # of each output, squared and relative to its variance
 
@@ -74,9 +75,9 @@ def choose_stored(
     """The widths of the weights of the float model's nodes ``able``, by what rounding them costs on ``feeds``.
 
     ``before`` is what rounding activations costs anyway, or None where nothing computes on integers: rounded weights
-    are then all there is to lose, and may cost what is ``acceptable``. Else each output may lose a small share more. It
-    may not become as bad as the worst output: a network of sounds fell from 39.7 to 22.1 dB that way
-    (tests/bench/RESULTS.md).
+    are then all there is to lose, and may cost what is ``acceptable``. Else it may cost a small share of what the worst
+    of the model's outputs loses anyway: what a file is judged by. It may not cost as much as that: a network of sounds
+    fell from 39.7 to 22.1 dB that way (tests/bench/RESULTS.md).
     """
     graph = Graph(model)
     units = _units(graph, able)
@@ -84,18 +85,30 @@ def choose_stored(
         return Stored()
     places = judged_tensors(graph)
     measure = _Measure(model, places, feeds)
-    room = {name: acceptable if before is None else PRICE * before.get(name, 0.0) for name in places}
-    parts = _taken(_divided(units, measure, room), room)
-    chosen = treat(model, _treatments(parts)).nodes
-    narrow = frozenset(chosen)
-    rest = {name: Treatment.WIDE_WEIGHTS for unit in units for name in unit.nodes if name not in narrow}
-    wide = frozenset(treat(model, {**chosen, **rest}).nodes) - narrow
-    added, known = _sum(parts), before or {}
+    known = before or {}
+    worst = max((known.get(name, 0.0) for name in graph.output_names), default=0.0)
+    free = acceptable if before is None else max(PRICE * worst, NEGLIGIBLE)
+    room = {name: max(PRICE * known.get(name, 0.0), free) for name in places}
+    added: Errors = {}
+    stored: dict[str, Treatment] = {}
+    for treatment in (Treatment.WEIGHTS, Treatment.WIDE_WEIGHTS):
+        left = [unit for unit in units if stored.keys().isdisjoint(unit.nodes)]
+        rest = {name: max(each - added.get(name, 0.0), NEGLIGIBLE) for name, each in room.items()}
+        chosen = _chosen(left, measure, rest, treatment)
+        stored |= dict.fromkeys((name for unit in chosen for name in unit.nodes), treatment)
+        added = measure.errors(stored) if stored else {}
+    stored = dict(treat(model, stored).nodes)
+    narrow, wide = (
+        frozenset(name for name, each in stored.items() if each is wanted)
+        for wanted in (Treatment.WEIGHTS, Treatment.WIDE_WEIGHTS)
+    )
+    left_out = sum(len(unit.nodes) for unit in units) - len(stored)
     step = StepTaken(
         name=FLOAT_WEIGHTS,
         applied=bool(narrow or wide),
         sentence=f"Weights of nodes that compute in float are integers in the file: of 8 bits in {len(narrow)}"
-        f"{f', of 16 in {len(wide)}, where 8 would cost the outputs too much' if wide else ''}.",
+        f"{f', of 16 in {len(wide)}, where 8 would cost the outputs too much' if wide else ''}"
+        f"{f'; {left_out} keep FP32 weights, since 16 would too or save nothing' if left_out else ''}.",
         measure="estimated error of the worst output, before weights are fitted",
         before=max(known.values(), default=None),
         after=max((error + added.get(name, 0.0) for name, error in known.items()), default=None),
@@ -104,30 +117,41 @@ def choose_stored(
     return Stored(narrow, wide, (step,))
 
 
-def _divided(units: Sequence[_Unit], measure: _Measure, room: Errors) -> list[_Part]:
-    """The units in parts whose cost is known, costly ones in smaller parts.
+def _chosen(
+    units: Sequence[_Unit],
+    measure: _Measure,
+    room: Errors,
+    treatment: Treatment,
+) -> list[_Unit]:
+    """The units that may have the treatment.
 
-    Errors of different roundings are independent: what one half of a part costs tells what the other does.
+    Costly parts are halved until what each costs is known, and those are taken that cost least for what they save. What
+    all of them cost together is measured at the end: errors of different roundings are independent, but not quite.
     """
 
     def rounded(chosen: Sequence[_Unit]) -> _Part:
-        return _Part(tuple(chosen), measure.errors({name for unit in chosen for name in unit.nodes}))
+        names = [name for unit in chosen for name in unit.nodes]
+        return _Part(tuple(chosen), measure.errors(dict.fromkeys(names, treatment)))
 
-    parts = [rounded(units)]
-    if _fits(parts, room):
-        return parts
-    for _ in range(MOST_TRIALS):
+    if not units:
+        return []
+    whole = rounded(units)
+    if _fits([whole], room):
+        return list(units)
+    parts = [whole]
+    for _ in range(MOST_HALVED):
         taken = _taken(parts, room)
         left = [part for part in parts if len(part.units) > 1 and not any(part is each for each in taken)]
         if not left:
             break
         worst = max(left, key=lambda part: part.share(room))
         middle = len(worst.units) // 2
-        first = rounded(worst.units[:middle])
-        others = {name: max(error - first.errors[name], 0.0) for name, error in worst.errors.items()}
         parts = [each for each in parts if each is not worst]
-        parts += [first, _Part(worst.units[middle:], others)]
-    return parts
+        parts += [rounded(half) for half in (worst.units[:middle], worst.units[middle:])]
+    taken = _taken(parts, room)
+    while (found := [unit for part in taken for unit in part.units]) and not _fits([rounded(found)], room):
+        taken.pop()
+    return found
 
 
 def _taken(parts: Sequence[_Part], room: Errors) -> list[_Part]:
@@ -147,10 +171,6 @@ def _fits(parts: Sequence[_Part], room: Errors) -> bool:
 def _sum(parts: Sequence[_Part]) -> dict[str, float]:
     names = parts[0].errors if parts else ()
     return {name: sum(part.errors[name] for part in parts) for name in names}
-
-
-def _treatments(parts: Iterable[_Part]) -> dict[str, Treatment]:
-    return {name: Treatment.WEIGHTS for part in parts for unit in part.units for name in unit.nodes}
 
 
 def _units(graph: Graph, able: AbstractSet[str]) -> list[_Unit]:
@@ -179,9 +199,9 @@ class _Measure:
     places: Sequence[str]
     feeds: Sequence[Feeds]
 
-    def errors(self, nodes: AbstractSet[str]) -> Errors:
-        """The error with these nodes' weights in 8 bits, of all outputs that can be compared; infinite if no number."""
-        found = self._run(treat(self.model, dict.fromkeys(sorted(nodes), Treatment.WEIGHTS)).model)
+    def errors(self, stored: Mapping[str, Treatment]) -> Errors:
+        """The error with these weights rounded, of all outputs that can be compared; infinite if no number."""
+        found = self._run(treat(self.model, stored).model)
         errors: dict[str, float] = {}
         for name in self.places:
             pairs = [(one[name], other[name]) for one, other in zip(self._exact, found, strict=True)]

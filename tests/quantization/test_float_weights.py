@@ -96,12 +96,12 @@ def test_other_precisions_have_them_too() -> None:
     assert result.report.quantization.nodes_stored == 1
 
 
-def outlying() -> ModelProto:
-    """The residual network with a dead channel whose weights in the next layer are so large that all others vanish."""
+def outlying(factor: float) -> ModelProto:
+    """The residual network with a dead channel whose weights in the next layer are so many times the others."""
     model = copied(residual())
     values = {each.name: numpy_helper.to_array(each).copy() for each in model.graph.initializer}
     values["w0"][0], values["b0"][0] = 0, -1
-    values["w1"][:, 0] = 1000 * np.abs(values["w1"]).max()
+    values["w1"][:, 0] = factor * np.abs(values["w1"]).max()
     for tensor in model.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
     return model
@@ -112,7 +112,7 @@ def layer_of(given: Prepared, weight: str) -> str:
 
 
 def test_weights_whose_rounding_costs_too_much_have_16_bits_and_the_others_8() -> None:
-    given = prepare(outlying())
+    given = prepare(outlying(50.0))
     able = frozenset(each.name for each in given.graph.nodes)
     stored = choose_stored(given.model, able, given.batches, {"y": 1e-3}, ACCEPTABLE)
     assert layer_of(given, "w1") in stored.wide
@@ -143,6 +143,14 @@ def test_what_weights_may_cost_is_measured_by_what_is_lost_anyway(before: dict[s
     able = {layer_of(given, "w1")}
     stored = choose_stored(given.model, able, given.batches, before, ACCEPTABLE)
     assert (stored.narrow if eight else stored.wide) == able
+
+
+def test_weights_that_16_bits_would_damage_stay_as_they_are() -> None:
+    given = prepare(outlying(1e5))
+    damaged = layer_of(given, "w1")
+    stored = choose_stored(given.model, {damaged, layer_of(given, "w3")}, given.batches, {"y": 1e-3}, ACCEPTABLE)
+    assert stored.narrow | stored.wide == {layer_of(given, "w3")}
+    assert "1 keep FP32 weights" in stored.steps[0].sentence
 
 
 def test_sixteen_bits_cost_nothing() -> None:
