@@ -18,7 +18,8 @@ from onnx import ModelProto, numpy_helper
 
 from converter.families import CARRYING, MOVING
 from converter.graph import Graph
-from converter.inputs.plans import BYTE_SCALES, COLOURED, SOUND, InputKind, InputPlan, Scaling
+from converter.inputs.plans import BYTE_SCALES, COLOURED, CONVENTIONAL, SOUND, InputKind, InputPlan, Scaling
+from converter.inputs.spectra import MOST_CEPSTRA
 from converter.specifications import ChannelOrder
 
 __all__ = ["IMAGENET", "UNKNOWN", "Convention", "Origin", "candidates", "describe_origin", "prior"]
@@ -46,7 +47,64 @@ LESS_MEAN_BGR = Scaling(
 LESS_GREY = Scaling("0..255 minus mean", (255.0,), (-114.0,))
 UNIT = Scaling("unit deviation", (1.0,), (0.0,), standardized=True)
 INT16 = Scaling("16-bit sound", (3276.8,), (0.0,))
-SPREADS = tuple(2.0**power for power in sorted(range(-8, 9), key=abs))  # of what is neither picture nor sound
+# What is neither picture nor sound: raw numbers have no mean and unit deviation, spectra over many samples.
+LOG_MEAN, LOG_DEVIATION = (
+    -5.0,
+    4.0,
+)  # of natural logarithms of mel power of -1..1 speech: -4.3 and 4.6 are published for
+# AudioSet, -6.8 and 5.6 for Speech Commands (Gong et al. 2021); a minute of English read aloud has -4.2 and 3.8
+DECIBEL = 10 / math.log(10)
+SIXTEEN_BITS = 2 * math.log(32768)  # by which power of 16-bit numbers is larger than that of -1..1
+
+
+def _logarithmic(name: str, unit: float, louder: float = 0.0, added: float = 0.0) -> Scaling:
+    return Scaling(name, (unit * LOG_DEVIATION,), (unit * (LOG_MEAN + louder) + added,))
+
+
+STANDARD = Scaling("mean 0, deviation 1", (1.0,), (0.0,))
+MINMAX = Scaling("0..1, least to greatest", (0.27,), (0.4,))
+SPREADS = tuple(
+    Scaling(f"mean 0, deviation {2.0**power:g}", (2.0**power,), (0.0,))
+    for power in sorted(range(-8, 9), key=abs)
+    if power
+)
+MEASURED = tuple(
+    Scaling(f"mean {ratio * 2.0**power:g}, deviation {2.0**power:g}", (2.0**power,), (ratio * 2.0**power,))
+    for power in range(-2, 9)
+    for ratio in (0.75, 2.0)  # columns that often are nought, and columns that never are
+)
+# Odds of each, relative to the others of its kind, and whose convention it is.
+LOGARITHMS: Mapping[Scaling, float] = {
+    STANDARD: 5.0,  # NeMo's normalization of each feature, ESPnet's of each utterance, global statistics of WeNet
+    Scaling("mean 0, deviation 0.5", (0.5,), (0.0,)): 1.5,  # AST, SSAST, BEATs: over two deviations
+    _logarithmic("natural logarithms of mel power", 1.0): 2.0,  # torchaudio's and icefall's filter banks of -1..1 sound
+    _logarithmic("Kaldi's filter banks of 16-bit sound", 1.0, SIXTEEN_BITS): 2.0,
+    Scaling("filter banks less their mean", (LOG_DEVIATION,), (0.0,)): 2.0,  # WeSpeaker, 3D-Speaker, Kaldi's x-vectors
+    _logarithmic("decibels", DECIBEL): 1.0,  # librosa.power_to_db, torchaudio's AmplitudeToDB
+    Scaling("decibels below the loudest, 80 at most", (16.0,), (-50.0,)): 2.0,  # librosa.power_to_db(ref=numpy.max)
+    Scaling("decibels below the loudest, from -1 to 1", (0.4,), (-0.3,)): 1.0,  # (dB + 40) / 40, speech quality
+    Scaling("decibels below the loudest, from 0 to 1", (0.2,), (0.35,)): 1.5,  # least to greatest of each sample
+    _logarithmic("decimal logarithms of power", DECIBEL / 10): 1.0,
+    Scaling("Whisper's logarithms", (0.4,), (0.5,)): 2.0,  # (log10, eight below the loudest at most, + 4) / 4
+    Scaling("logarithms of mel magnitudes and 0.01", (1.6,), (-2.0,)): 1.0,  # VGGish, YAMNet
+    _logarithmic("tenths of decibels of 16-bit sound, and two", DECIBEL / 10, SIXTEEN_BITS, 2.0): 0.7,  # openWakeWord
+}
+CEPSTRA: Mapping[Scaling, float] = {
+    Scaling("cepstra of natural logarithms", (9.0,), (0.0,)): 3.0,  # TensorFlow, Kaldi, python_speech_features
+    Scaling("cepstra of decibels", (9.0 * DECIBEL,), (0.0,)): 2.0,  # librosa.feature.mfcc
+    STANDARD: 2.0,
+}
+COLUMNS: Mapping[Scaling, float] = {STANDARD: 8.0, MINMAX: 3.0}  # scikit-learn's two scalers
+PIXELS: Mapping[Scaling, float] = {  # of flattened pictures, whose raw numbers have unit deviation
+    Scaling("0..1", (0.25,), (0.45,)): 6.0,
+    STANDARD: 3.0,
+    Scaling("-1..1", (0.5,), (-0.1,)): 2.0,
+    Scaling("0..255", (64.0,), (115.0,)): 1.5,
+    Scaling("0..16", (4.0,), (7.2,)): 0.7,  # scikit-learn's digits
+}
+RECTIFIED = Scaling("rectified, deviation 1", (1.0,), (0.8,))
+ANY_SPREAD = 0.3  # odds of each power of two without a mean, which nobody's convention is, and
+ANY_MEASURE = 0.1  # of numbers as they were measured, above zero mostly
 
 
 class Convention(StrEnum):
@@ -172,11 +230,33 @@ def candidates(plan: InputPlan) -> tuple[Scaling, ...]:
         return (GREY, SYMMETRIC, SHARE, RAW, LESS_GREY)
     if plan.kind is InputKind.SIGNAL:
         return (SOUND, UNIT, INT16)
-    return tuple(Scaling(f"deviation {spread:g}", (spread,), (0.0,)) for spread in SPREADS)
+    return tuple(_unconventional(plan))
+
+
+def _unconventional(plan: InputPlan) -> dict[Scaling, float]:
+    """What is usual of an input that is neither picture nor sound, with its odds; any spread may be."""
+    spreads = dict.fromkeys(SPREADS, ANY_SPREAD)
+    measured = dict.fromkeys(MEASURED, ANY_MEASURE)
+    match plan.kind:
+        case InputKind.SPECTRUM if len(plan.shape) > 1 and plan.shape[plan.bands_axis] <= MOST_CEPSTRA:
+            return {**CEPSTRA, **spreads}
+        case InputKind.SPECTRUM:
+            return {**spreads, **LOGARITHMS}
+        case InputKind.MAP:
+            return {STANDARD: 6.0, RECTIFIED: 1.0, **spreads}
+        case InputKind.EMBEDDINGS:
+            unit = Scaling("vectors of length one", (max(plan.shape[-1:], default=1) ** -0.5,), (0.0,))
+            return {STANDARD: 5.0, RECTIFIED: 0.5, unit: 2.0, **spreads}
+    if plan.side is not None:
+        return {**PIXELS, **spreads}
+    return {**COLUMNS, **spreads, **measured}
 
 
 def prior(plan: InputPlan, hypotheses: Sequence[Scaling], origin: Origin) -> dict[str, float]:
     """The log of each hypothesis' odds, up to a constant."""
+    if plan.kind not in CONVENTIONAL:
+        usual = _unconventional(plan)
+        return {each.name: math.log(usual.get(each, ANY_SPREAD)) for each in hypotheses}
     conventions = origin.conventions | ({Convention.NHWC} if plan.channels_last else set())
     rows = [row for convention, row in ODDS.items() if convention in conventions]
     odds = {each.name: sum(math.log(row.get(each.name, 1.0)) for row in rows) for each in hypotheses}

@@ -6,6 +6,7 @@ is when nobody says so is settled in ``converter.inputs.scaling`` by what the ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -95,6 +96,12 @@ class Scaling:
             and (self.standardized == other.standardized)
         )
 
+    def is_near(self, other: Scaling) -> bool:
+        """Whether numbers of any spread are hardly told apart: by half an octave and half a deviation at most."""
+        scale, offset = float(np.mean(self.scale)), float(np.mean(self.offset))
+        octaves = abs(math.log2(float(np.mean(other.scale)) / scale))
+        return octaves <= 0.5 and abs(float(np.mean(other.offset)) - offset) <= 0.5 * scale
+
 
 BYTE_SCALES = 16.0  # from which a scale counts pixels of 0..255
 ADJUSTABLE = frozenset(  # what has a scale, and what gradients may move
@@ -112,6 +119,7 @@ BYTES = Scaling("bytes from 0 to 255", (255.0,), (0.0,))
 LOUDEST = 0.35  # deviation of a signal that just fits into -1..1
 FEW_CHANNELS = 12  # of one recording at most: an electrocardiogram has 12, a stereo recording 2
 CREDIBLE = 0.9  # of the probability lies on the preprocessings that stay open: the level of every predicted interval
+MOST_OPEN = 4  # preprocessings of features that are judged and named where nothing tells
 SURE = 0.99  # probability from which a preprocessing is taken for settled, like ones counted together
 ALIKE = 0.1  # of the scale, by which scales and offsets may differ and still be one preprocessing to an integer grid
 SOUND = Scaling("-1..1 sound", (0.1,), (0.0,))
@@ -216,15 +224,15 @@ class InputPlan:
     def doubtful(self) -> tuple[Scaling, ...]:
         """The likeliest preprocessings that together are ``CREDIBLE``; empty where the owner or the graph said it.
 
-        Spreads of features are a scale without gaps: the next ones are always as likely, and are not judged apart.
+        Spreads of features are a scale without gaps: near ones count as one, and no more than ``MOST_OPEN`` are named.
         """
-        if self.kind not in CONVENTIONAL:
-            return ()
+        conventional = self.kind in CONVENTIONAL
         found, together = list[Scaling](), 0.0
         for each in self.considered:
-            if together >= CREDIBLE:
+            if together >= CREDIBLE or (not conventional and len(found) == MOST_OPEN):
                 break
-            found.append(each)
+            if conventional or not any(each.is_near(other) for other in found):
+                found.append(each)
             together += each.probability or 0.0
         return tuple(found)
 
@@ -233,7 +241,10 @@ class InputPlan:
         """The probability that the taken preprocessing, or one that no integer grid tells from it, is the right one."""
         if not self.considered:
             return 1.0
-        alike = [each for each in self.considered if each.is_alike(self.scaling)]
+        if self.kind in CONVENTIONAL:
+            alike = [each for each in self.considered if each.is_alike(self.scaling)]
+        else:
+            alike = [each for each in self.considered if self.scaling.is_near(each)]
         return min(sum(each.probability or 0.0 for each in alike), 1.0)
 
     def per_channel(self, values: tuple[float, ...]) -> Array:

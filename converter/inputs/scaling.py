@@ -22,13 +22,15 @@ from converter.inputs.conventions import UNKNOWN, Origin, candidates, prior
 from converter.inputs.drawing import draw_inputs
 from converter.inputs.plans import ADJUSTABLE, CONVENTIONAL, InputKind, InputPlan, Scaling, assemble, batch_limit
 from converter.inputs.posterior import judge
+from converter.inputs.recorded import recorded_scaling
 from converter.inputs.sizes import sizes
-from converter.inputs.testimony import Heard, Witnesses, call_witnesses, hear
+from converter.inputs.testimony import Heard, hear
+from converter.inputs.witnesses import Witnesses, call_witnesses, estimate_mean
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
 from converter.sessions import Feeds
 
-__all__ = ["SAMPLES", "hear_hypotheses", "settle_scalings"]
+__all__ = ["SAMPLES", "hear_hypotheses", "hypotheses_of", "settle_scalings"]
 
 Raw = dict[str, NDArray[Any]]
 
@@ -36,7 +38,7 @@ SAMPLES = 8  # that every hypothesis is tried on
 FEWEST = 4
 WORK = 20e9  # multiply-adds that recognition may take, about two seconds of one core
 TOGETHER = 4  # samples at a time, whose activations are held at once
-DEPTH = 6  # weighted layers that judge the spread of inputs that are neither pictures nor signals
+DEPTH = 6  # weighted layers that are heard of inputs that are neither pictures nor signals, where all are too much
 
 
 def settle_scalings(
@@ -70,18 +72,50 @@ def _settle(
     together: int,
 ) -> InputPlan:
     plan = plans[index]
-    hypotheses = candidates(plan)
+    conventional = plan.kind in CONVENTIONAL
+    if not conventional and (recorded := recorded_scaling(graph, plan, batch_norms)) is not None:
+        return replace(plan, scaling=recorded, settled=True)
+    hypotheses = hypotheses_of(graph, plan, batch_norms)
     heard = hear_hypotheses(network, graph, plans, index, hypotheses, batch_norms, seed, together)
     odds = prior(plan, hypotheses, origin)
-    judged = judge([each.testimony for each in heard], [odds[each.name] for each in hypotheses])
+    judged = judge(
+        [each.testimony for each in heard], [odds[each.name] for each in hypotheses], conventional=conventional
+    )
     weighed = [
         replace(each, probability=one.probability, why=one.why) for each, one in zip(hypotheses, judged, strict=True)
     ]
     order = sorted(range(len(weighed)), key=lambda each: -judged[each].probability)
     considered = tuple(weighed[each] for each in order)
-    peaks = {weighed[each].name: heard[each].peaks for each in order}
-    rivals = _worth_covering(considered, peaks) if plan.kind in CONVENTIONAL else ()
-    return replace(plan, scaling=considered[0], rivals=rivals, considered=considered, settled=True)
+    peaks = {
+        weighed[each].name: heard[each].peaks if conventional else (heard[each].given, *heard[each].peaks)
+        for each in order
+    }
+    return replace(
+        plan,
+        scaling=considered[0],
+        rivals=_worth_covering(considered, peaks),
+        considered=considered,
+        settled=True,
+    )
+
+
+FIRM = 3.0  # standard errors from zero, beyond which biases say that inputs have a mean
+RATIOS = (1.0, 2.0, 4.0)  # of such a mean to the deviation beside it
+
+
+def hypotheses_of(graph: Graph, plan: InputPlan, batch_norms: Sequence[BatchNormStatistics]) -> tuple[Scaling, ...]:
+    """The preprocessings that are usual, and for what is neither picture nor sound means that biases take back."""
+    usual = candidates(plan)
+    if plan.kind in CONVENTIONAL:
+        return usual
+    taken = estimate_mean(call_witnesses(graph, plan.name, batch_norms))
+    if taken is None or abs(taken[0]) <= FIRM * taken[1]:
+        return usual
+    mean = taken[0]
+    return usual + tuple(
+        Scaling(f"mean {mean:.3g}, deviation {abs(mean) / ratio:.3g}", (abs(mean) / ratio,), (mean,))
+        for ratio in RATIOS
+    )
 
 
 def hear_hypotheses(
@@ -96,9 +130,11 @@ def hear_hypotheses(
 ) -> list[Heard]:
     """What is heard of each preprocessing of one input; those that hardly differ are tried once."""
     plan = plans[index]
-    depth = None if plan.kind in CONVENTIONAL else DEPTH
-    witnesses = call_witnesses(graph, plan.name, batch_norms, depth)
-    count = _affordable(network, graph, plans, len(hypotheses)) if depth is None else SAMPLES
+    conventional = plan.kind in CONVENTIONAL
+    work = len(hypotheses) * _work(network, graph, plans)
+    depth = None if conventional or work * FEWEST <= WORK else DEPTH
+    witnesses = call_witnesses(graph, plan.name, batch_norms, depth, conventional)
+    count = fitting(work, WORK, SAMPLES, FEWEST)
     samples = _Samples(count, min(together, TOGETHER), seed)
     heard: list[Heard] = []
     for number, scaling in enumerate(hypotheses):
@@ -142,13 +178,12 @@ def _hear(
         return hear(network, witnesses, name, samples.batches(plans, 1))
 
 
-def _affordable(network: Reconstruction, graph: Graph, plans: Sequence[InputPlan], tries: int) -> int:
-    """Samples that each preprocessing is tried on, fewer where one inference is much work."""
+def _work(network: Reconstruction, graph: Graph, plans: Sequence[InputPlan]) -> float:
+    """Multiply-adds of one inference."""
     generator = np.random.default_rng(0)
     feeds = assemble(plans, draw_inputs(plans, batch_limit(plans, 1), generator))
     elements = sizes(network, graph, feeds)
-    work = sum(multiply_adds(node, graph, elements) for node in graph.nodes) * tries
-    return fitting(work, WORK, SAMPLES, FEWEST)
+    return sum(multiply_adds(node, graph, elements) for node in graph.nodes)
 
 
 CLIPPED = 3.0  # decibels lost for each by which a range falls short, against one for each by which it is too wide:

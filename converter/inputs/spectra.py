@@ -27,6 +27,7 @@ MEAN, DEVIATION = -5.2, 2.7  # of what is drawn, in natural logarithms of power,
 OTHER_MEAN, OTHER_DEVIATION = -4.2, 2.2  # of the second kind
 MOST_CEPSTRA = 20  # numbers of a frame, at most, that are cepstra: 13 are usual, and 23 filters the fewest
 FILTERS = 40  # that cepstra are made of
+LOUDNESS = -2.5  # of what cepstra are made of, whose first one is 6.3 times as much: -15 of recorded commands
 CEPSTRA_DEVIATION = 9.0  # of the first ten to twenty
 
 
@@ -55,8 +56,8 @@ def _finished(
     if bands > MOST_CEPSTRA:
         drawn = np.stack([draw(frames, bands, generator) for _ in range(count)])
         return np.asarray((drawn - mean) / deviation, np.float32)
-    drawn = np.stack([draw(frames, FILTERS, generator) for _ in range(count)]) @ _cosines(FILTERS)[:, :bands]
-    return np.asarray(drawn / CEPSTRA_DEVIATION, np.float32)
+    drawn = np.stack([draw(frames, FILTERS, generator) for _ in range(count)]) - mean + LOUDNESS
+    return np.asarray(drawn @ _cosines(FILTERS)[:, :bands] / CEPSTRA_DEVIATION, np.float32)
 
 
 def _cosines(bands: int) -> Doubles:

@@ -17,24 +17,16 @@ from enum import StrEnum
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import NodeProto
 from torch import Tensor
 
-from converter.families import SOFTMAXES
-from converter.graph import Graph, weight_of
 from converter.inputs.plans import tensors
-from converter.normalization import BatchNormStatistics
+from converter.inputs.witnesses import FAINT, LEAST_CHANNELS, Vector, Witnesses, estimate_mean
 from converter.reconstruction import Reconstruction
-from converter.scores import class_output, find_scores
 from converter.sessions import Feeds
 
-__all__ = ["Testimony", "Witness", "Witnesses", "call_witnesses", "hear"]
+__all__ = ["Heard", "Moments", "Testimony", "Witness", "hear"]
 
-Vector = NDArray[np.float64]
-
-LEAST_CHANNELS = 4  # from which a slope over channels means anything
 LEAST_LAYERS = 3  # with biases, from which their agreement is no chance
-FAINT = 1e-2  # of the median deviation, below which a channel is dead
 BLUR = 0.1  # of the inputs' spread, by which their mean varies between data sets
 CEILING = 1e6  # of ratios and their inverses, so that dead layers stay comparable
 
@@ -60,10 +52,11 @@ Testimony = Mapping[Witness, float | None]
 
 @dataclass(frozen=True)
 class Heard:
-    """What the witnesses say of one preprocessing, and the largest value that each layer showed under it."""
+    """What the witnesses say of one preprocessing, and the largest values that the input and each layer showed."""
 
     testimony: Testimony
     peaks: tuple[float, ...]
+    given: float = 0.0
 
 
 @dataclass
@@ -114,145 +107,20 @@ class Moments:
         return spread
 
 
-@dataclass(frozen=True)
-class Witnesses:
-    """The tensors of a network that tell something of its inputs' scale."""
-
-    first: str | None
-    biases: Mapping[str, Vector]  # of convolutions, by their output
-    layers: tuple[str, ...]
-    statistics: Mapping[str, BatchNormStatistics]
-    classes: tuple[tuple[str, bool], ...]  # class scores, and whether they are probabilities already
-    places: tuple[tuple[str, int | None], ...]
-    bounded: Mapping[str, tuple[float, float]]  # what saturates there
-    rectified: tuple[str, ...]
-    returned: str | None
-    filters: tuple[Vector, Vector] | None = None  # sums and biases of the first layer's filters, each over its norm
-
-
-def call_witnesses(
-    graph: Graph, name: str, batch_norms: Iterable[BatchNormStatistics], depth: int | None = None
-) -> Witnesses:
-    """Who can tell something of the input of this name; with ``depth`` only so many layers that it reaches first."""
-    reached = _reached(graph, name)
-    layers = [node for node in graph.nodes if node.output[0] in reached and weight_of(node, graph)]
-    if depth is not None:
-        layers = sorted(layers, key=lambda node: reached[node.output[0]])[:depth]
-        deepest = max((reached[node.output[0]] for node in layers), default=0)
-        known = {each.tensor: each for each in batch_norms if reached.get(each.tensor, deepest + 1) <= deepest}
-        return Witnesses(None, {}, tuple(node.output[0] for node in layers), known, (), (), {}, (), None)
-    biases = {}
-    for node in layers:
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] in graph.initializers:
-            bias = np.asarray(graph.initializers[node.input[2]], np.float64).reshape(-1)
-            if bias.size >= LEAST_CHANNELS and bias.any():
-                biases[node.output[0]] = bias
-    classes = class_output(graph)
-    scores = []
-    if classes is not None and classes.name in reached:
-        last = graph.producer(classes.name)
-        softmax = last is not None and last.op_type in SOFTMAXES
-        scores = [(last.input[0] if softmax and last is not None else classes.name, False)]
-    places = [] if scores else [(each.tensor, each.axis) for each in find_scores(graph, None) if each.tensor in reached]
-    return Witnesses(
-        min(layers, key=lambda node: reached[node.output[0]]).output[0] if layers else None,
-        biases,
-        tuple(node.output[0] for node in layers),
-        {each.tensor: each for each in batch_norms if each.tensor in reached},
-        tuple(scores),
-        tuple(places),
-        _bounded(graph, reached),
-        tuple(node.output[0] for node in graph.nodes if node.op_type == "Relu" and node.output[0] in reached),
-        _returned(graph, name),
-        _filters(graph, layers, reached),
-    )
-
-
-def _filters(graph: Graph, layers: Sequence[NodeProto], reached: Mapping[str, int]) -> tuple[Vector, Vector] | None:
-    """Sums and biases of the filters of a first convolution, in units of their norms."""
-    node = min(layers, key=lambda each: reached[each.output[0]], default=None)
-    if node is None or node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in graph.initializers:
-        return None
-    weight = np.asarray(graph.initializers[node.input[1]], np.float64)
-    flat = weight.reshape(len(weight), -1)
-    norm = np.sqrt((flat**2).sum(1))
-    alive = norm > FAINT * np.median(norm)
-    bias = np.asarray(graph.initializers[node.input[2]], np.float64).reshape(-1)
-    if alive.sum() < LEAST_CHANNELS or bias.size != len(weight):
-        return None
-    sums: Vector = flat.sum(1)[alive] / norm[alive]
-    return (sums, bias[alive] / norm[alive]) if (sums**2).sum() > 0 else None
-
-
 def _misplacement(witnesses: Witnesses, mean: float, spread: float) -> float | None:
     """Deviations between the inputs' mean and the one that the first layer's biases take back.
 
     A bias is beta - sum(w) E[x]: regressing biases on the filters' sums estimates minus that mean.
     """
-    if witnesses.filters is None:
-        return None
-    sums, bias = witnesses.filters
-    slope = float(sums @ bias) / float(sums @ sums)
-    error = math.sqrt(float(((bias - slope * sums) ** 2).sum()) / (len(sums) - 1) / float(sums @ sums))
-    return abs(-slope - mean) / (error + BLUR * spread)
-
-
-def _reached(graph: Graph, name: str) -> dict[str, int]:
-    """How many nodes away each tensor is that depends on the input."""
-    distance = {name: 0}
-    for node in graph.nodes:
-        nearest = [distance[each] for each in node.input if each in distance]
-        if nearest:
-            distance.update({each: min(nearest) + 1 for each in node.output if each})
-    return distance
-
-
-def _bounded(graph: Graph, reached: Mapping[str, int]) -> dict[str, tuple[float, float]]:
-    """What goes into functions that are flat outside of an interval, and that interval; what ends in scores is not of
-    them.
-    """
-    found = {}
-    for node in graph.nodes:
-        if not node.input or node.input[0] not in reached or node.output[0] in graph.output_names:
-            continue
-        match node.op_type:
-            case "Clip":
-                bounds = [graph.initializers.get(each) if each else None for each in (*node.input[1:3], "", "")[:2]]
-                if bounds[1] is not None and bounds[1].size == 1:
-                    found[node.input[0]] = (-math.inf, float(bounds[1].item()))
-            case "HardSwish" | "HardSigmoid":
-                found[node.input[0]] = (-math.inf, 3.0)
-            case "Sigmoid":
-                found[node.input[0]] = (-6.0, 6.0)
-            case "Tanh":
-                found[node.input[0]] = (-3.0, 3.0)
-    return found
-
-
-def _returned(graph: Graph, name: str) -> str | None:
-    """The output that is a picture of as many channels as the input has."""
-    given = next(each for each in graph.inputs if each.name == name)
-    for output in graph.outputs:
-        shape = output.shape or graph.shapes.get(output.name)
-        if shape is not None and given.shape is not None and len(shape) == len(given.shape) == 4:
-            node = graph.producer(output.name)
-            pictures = node is not None and node.op_type in (
-                "Conv",
-                "DepthToSpace",
-                "Add",
-                "Clip",
-                "ConvTranspose",
-                "Sub",
-            )
-            if pictures and shape[1] == given.shape[1]:
-                return output.name
-    return None
+    taken = estimate_mean(witnesses)
+    return None if taken is None else abs(taken[0] - mean) / max(taken[1] + BLUR * spread, 1 / CEILING)
 
 
 def hear(network: Reconstruction, witnesses: Witnesses, name: str, batches: Iterable[Feeds]) -> Heard:
     """What the witnesses say of network inputs."""
     moments: dict[str, Moments] = {}
     watched = dict.fromkeys((*witnesses.layers, *witnesses.statistics, *witnesses.rectified))
+    gates = {tensor: Moments() for tensor in witnesses.gates}
     for tensor in watched:
         moments[tensor] = Moments()
     saturated: dict[str, list[float]] = {each: [] for each in witnesses.bounded}
@@ -262,11 +130,19 @@ def hear(network: Reconstruction, witnesses: Witnesses, name: str, batches: Iter
         fetched.append(witnesses.returned)
     returned: list[tuple[Tensor, Tensor]] = []
     edits: dict[str, Callable[[Tensor], Tensor]] = {}
-    for tensor in dict.fromkeys((*moments, *saturated)):
-        edits[tensor] = _listener(moments.get(tensor), witnesses.bounded.get(tensor), saturated.get(tensor))
+    for tensor in dict.fromkeys((*moments, *saturated, *gates)):
+        listen = _listener(
+            moments.get(tensor),
+            witnesses.bounded.get(tensor),
+            saturated.get(tensor),
+            tensor in witnesses.last,
+        )
+        edits[tensor] = _with_gates(listen, gates[tensor], witnesses.gates[tensor]) if tensor in gates else listen
     fetched = list(dict.fromkeys((*fetched, *network.last_of(edits))))  # and no step behind what is listened to
     given: list[float] = []
+    largest = 0.0
     for feeds in batches:
+        largest = max(largest, float(np.abs(feeds[name]).max()))
         given += [float(feeds[name].mean()), float(feeds[name].std())]
         with torch.no_grad():
             found = network.run(tensors(feeds), fetched, edit=edits)
@@ -274,17 +150,27 @@ def hear(network: Reconstruction, witnesses: Witnesses, name: str, batches: Iter
             scores[tensor].append(found[tensor])
         if witnesses.returned is not None:
             returned.append((torch.from_numpy(feeds[name]), found[witnesses.returned]))
-    testimony = _weigh(witnesses, moments, saturated, scores, returned)
+    testimony = _weigh(witnesses, moments, tuple(gates.values()), saturated, scores, returned)
     testimony[Witness.OFFSET] = _misplacement(witnesses, float(np.mean(given[::2])), float(np.mean(given[1::2])))
-    return Heard(testimony, tuple(moments[each].peak for each in witnesses.layers))
+    return Heard(testimony, tuple(moments[each].peak for each in witnesses.layers), largest)
+
+
+def _with_gates(
+    listen: Callable[[Tensor], Tensor], moments: Moments, weight: NDArray[np.float32]
+) -> Callable[[Tensor], Tensor]:
+    def listen_to_both(value: Tensor) -> Tensor:
+        moments.add(value.flatten(0, -2) @ torch.from_numpy(weight).T)
+        return listen(value)
+
+    return listen_to_both
 
 
 def _listener(
-    moments: Moments | None, bounds: tuple[float, float] | None, shares: list[float] | None
+    moments: Moments | None, bounds: tuple[float, float] | None, shares: list[float] | None, last: bool
 ) -> Callable[[Tensor], Tensor]:
     def listen(value: Tensor) -> Tensor:
         if moments is not None and value.dim() > 1:
-            moments.add(value)
+            moments.add(value.movedim(-1, 1) if last else value)
         if bounds is not None and shares is not None:
             shares.append(float(((value > bounds[1]) | (value < bounds[0])).float().mean()))
         return value
@@ -295,6 +181,7 @@ def _listener(
 def _weigh(
     witnesses: Witnesses,
     moments: Mapping[str, Moments],
+    gates: Sequence[Moments],
     saturated: Mapping[str, list[float]],
     scores: Mapping[str, list[Tensor]],
     returned: Sequence[tuple[Tensor, Tensor]],
@@ -316,6 +203,8 @@ def _weigh(
             added, taken = (mean - bias) / deviation, -bias / deviation
             slope = float((added * taken).sum() / max(float((added * added).sum()), 1e-12))
             slopes.append(abs(math.log(min(max(slope, 1e-3), 1e3))))
+    for heard in gates:
+        spreads.append(float(np.abs(np.log(np.maximum(heard.deviation, 1 / CEILING))).mean()))
     first = moments.get(witnesses.first or "")
     dead = [float((each.high <= 0).mean()) for name in witnesses.rectified if (each := moments[name]).count]
     return {

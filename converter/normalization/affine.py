@@ -19,6 +19,10 @@ from converter.normalization.rewriting import Change, Rewriting
 __all__ = ["BatchNormStatistics", "fold_affine"]
 
 Vector = NDArray[np.float64]
+UNEVEN = (
+    64.0  # the reach of the widest channel over the deviation of the narrowest, from which 8 bits on one grid leave
+)
+# the narrowest two steps to its deviation; a table's columns may differ by thousands
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +168,8 @@ class _Folding:
         affine = self.normalization_of(node)
         if affine is None or affine.statistics is None:
             return
-        if self.push_forward(node, affine):
+        uneven = any(each.name == node.input[0] for each in self.graph.inputs) and _is_uneven(affine.statistics)
+        if not uneven and self.push_forward(node, affine):
             self.count += 1
             self.statistics[node.input[0]] = _of_input(affine.statistics, node.input[0])
             return
@@ -326,6 +331,12 @@ def per_channel(array: Vector, channels: int, rank: int, axis: int) -> Vector | 
     if any(size != 1 for place, size in enumerate(shape) if place != axis) or shape[axis] not in (1, channels):
         return None
     return np.broadcast_to(array.reshape(-1), (channels,)).copy()
+
+
+def _is_uneven(statistics: BatchNormStatistics) -> bool:
+    """Whether the channels that a normalization reads are so unlike that no integer grid holds them side by side."""
+    reach = np.abs(statistics.running_mean) + 2 * np.sqrt(np.maximum(statistics.running_variance, 0))
+    return bool(reach.max() > UNEVEN * np.sqrt(np.maximum(statistics.running_variance, 1e-12)).min())
 
 
 def _moved(statistics: BatchNormStatistics | None, affine: Affine) -> BatchNormStatistics | None:

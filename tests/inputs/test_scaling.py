@@ -140,7 +140,7 @@ def test_what_to_type_means_the_same_of_what_is_no_picture(shape: tuple[int | st
         stated = settle(model, plan.specification(scaling))
         assert stated.kind is plan.kind
         assert stated.scaling.scale == pytest.approx(scaling.scale, rel=1e-4)
-        assert stated.scaling.offset == pytest.approx(scaling.offset)
+        assert stated.scaling.offset == pytest.approx(scaling.offset, rel=1e-4)
 
 
 def test_a_file_that_divides_by_255_first_gets_pixels() -> None:
@@ -177,19 +177,31 @@ def test_what_the_owner_states_is_not_asked_of_the_network() -> None:
     assert plan.rivals == ()
 
 
+def perceptron(spread: float, *, batch_norm: bool) -> ModelProto:
+    """A product that makes unit deviation of features of this spread, with or without statistics that say so."""
+    wide = np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32) / np.float32(40**0.5 * spread)
+    constants = {"w": wide, "w2": np.random.default_rng(1).standard_normal((64, 8)).astype(np.float32) / np.float32(6)}
+    constants |= {"g": np.ones(64, np.float32), "b": np.zeros(64, np.float32)}
+    norm = [node("BatchNormalization", ["m", "g", "b", "b", "g"], ["n"])] if batch_norm else []
+    last = [node("Relu", ["n" if batch_norm else "m"], ["r"]), node("Gemm", ["r", "w2"], ["y"])]
+    return model_of([node("Gemm", ["x", "w"], ["m"]), *norm, *last], constants, shape=("N", 40))
+
+
 @pytest.mark.parametrize("spread", [1 / 64, 1.0, 32.0])
-def test_features_get_the_spread_that_the_first_layer_wants(spread: float) -> None:
-    model = model_of(
-        [node("MatMul", ["x", "w"], ["m"]), node("Relu", ["m"], ["r"]), node("MatMul", ["r", "w2"], ["y"])],
-        {
-            "w": np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32) / np.float32(40**0.5 * spread),
-            "w2": np.random.default_rng(1).standard_normal((64, 8)).astype(np.float32) / np.float32(6),
-        },
-        shape=("N", 40),
-    )
-    plan = settle(model)
+def test_features_get_the_spread_that_statistics_tell(spread: float) -> None:
+    plan = settle(perceptron(spread, batch_norm=True))
     assert plan.kind is InputKind.FEATURES
-    assert spread / 4 <= plan.scaling.scale[0] <= spread * 4
+    assert spread / 2 <= plan.scaling.scale[0] <= spread * 2
+
+
+@pytest.mark.parametrize("spread", [1 / 64, 32.0])
+def test_without_a_normalization_features_stay_in_doubt(spread: float) -> None:
+    """A first layer is what its initialization made it: it speaks for a spread, and nothing is settled by that."""
+    plan = settle(perceptron(spread, batch_norm=False))
+    chances = {each.scale[0]: each.probability or 0.0 for each in plan.considered if each.offset == (0.0,)}
+    assert chances[spread] > 2 * chances[1 / spread]
+    assert plan.confidence < 0.6
+    assert len(plan.doubtful) > 1
 
 
 @pytest.mark.parametrize("spread", [1 / 16, 8.0])

@@ -872,3 +872,13 @@ def test_todays_torch_export_is_normalized(kind: str, opset: int, tmp_path: Path
         assert operators(normalized)[:3] == ["Conv", "Clip", "Conv"]
         assert "GlobalAveragePool" in operators(normalized)
         assert len(normalized.batch_norms) == 2
+
+
+@pytest.mark.parametrize(("widest", "stays"), [(1.0, False), (1000.0, True)])
+def test_a_normalization_of_uneven_columns_stays_in_front_of_the_product(widest: float, stays: bool) -> None:
+    """Columns a thousand times as wide as others share no grid with them; normalized ones do."""
+    deviation = np.array([1, 1, 1, widest], np.float32)
+    norm = node("BatchNormalization", ["x", "gamma", "beta", "mean", "variance"], ["n"])
+    constants = {"w": random(4, 6), **batch_norm(4)} | {"mean": np.zeros(4, np.float32), "variance": deviation**2}
+    normalized = checked(model_of([norm, node("Gemm", ["n", "w"], ["y"])], ("N", 4), constants=constants))
+    assert operators(normalized) == (["BatchNormalization", "Gemm"] if stays else ["Gemm"])
