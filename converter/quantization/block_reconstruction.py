@@ -142,9 +142,13 @@ def reconstruct_blocks(
     steps: int,
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
+    settled: Correction | None = None,
 ) -> Correction:
-    """Rounded weights of every weighted node in ``nodes``, learned block by block in ``steps`` steps each."""
-    result, random = Correction(), torch.Generator().manual_seed(seed)
+    """Rounded weights of every weighted node in ``nodes``, learned block by block in ``steps`` steps each.
+
+    Weights ``settled`` before stay as they are.
+    """
+    result, random = settled or Correction(), torch.Generator().manual_seed(seed)
     weighted = frozenset(node.name for node in graph.nodes if node.name in nodes and weight_of(node, graph))
     blocks = find_blocks(graph, weighted)
     exact: list[Values] = [dict(feeds) for feeds in batches]

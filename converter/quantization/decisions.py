@@ -10,7 +10,7 @@ from onnx import ModelProto
 from converter.attempts import Attempts
 from converter.capacity import FORWARD_BYTES, affordable, forward_seconds, spread
 from converter.findings import StepTaken
-from converter.graph import Graph, multiply_adds
+from converter.graph import Graph, multiply_adds, weight_of
 from converter.inputs.plans import tensors
 from converter.inputs.sizes import sizes
 from converter.options import Effort, Method, Options, Precision, Step
@@ -24,8 +24,9 @@ from converter.quantization.correction import WIDEST, Correction, Settings, appl
 from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, Maker, equalize
 from converter.quantization.float_fallback import ACCEPTABLE, FEW_WEIGHTS, Floor, choose_precision
 from converter.quantization.float_weights import FLOAT_WEIGHTS, Stored, choose_stored
+from converter.quantization.integer_weights import round_channels
 from converter.quantization.placement import Placement, place, quantized_tensors
-from converter.quantization.qdq_writer import Plan, Range
+from converter.quantization.qdq_writer import Plan, Range, WeightGrid
 from converter.quantization.ranges import choose_ranges
 from converter.quantization.sensitivity import (
     Reference,
@@ -225,7 +226,8 @@ def _store_weights(work: _Work, fallback: _Fallback) -> Stored:
     nodes, given = fallback.placement.nodes, work.given
     few = spread(work.calibration, work.allowed.judged)
     before = fallback.errors if nodes or given.dynamic else None
-    return choose_stored(work.model, given.storable - nodes, few, before, ACCEPTABLE[work.options.prefer])
+    acceptable, sure = ACCEPTABLE[work.options.prefer], work.allowed.judged >= JUDGED
+    return choose_stored(work.model, given.storable - nodes, few, before, acceptable, sure=sure)
 
 
 @dataclass(frozen=True)
@@ -238,15 +240,15 @@ class _Fitted:
 
 
 def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range], stored: frozenset[str]) -> _Fitted:
-    """Weights rounded and biases corrected against the samples, as far as the options want it, also of nodes in float
-    whose weights are ``stored`` as integers.
+    """Weights rounded and biases corrected against the samples, as far as the options want it, those of float nodes
+    that are ``stored`` as integers being rounded already.
     """
     nodes = placement.nodes | stored
     network, graph, options = work.network, work.graph, work.options
     settings = Settings(
         Step.ROUNDING not in options.skip and not _hurried(options),
         Step.BIAS_CORRECTION not in options.skip,
-        saturating=placement.nodes if options.convention.pairs_saturate else frozenset(),
+        saturating=options.convention.pairs_saturate,
     )
     together = affordable(max(work.elements.values(), default=1), MOST_FITTED, PIECE_BYTES)
     few = spread(work.calibration, work.allowed.fitted)
@@ -267,13 +269,38 @@ def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range],
             size = max(len(value) if value.dim() else 1 for value in batches[0].values())
             rounds = affordable_steps(work.macs, size, len(nodes), options.time_budget * BLOCKS_SHARE)
             correction = reconstruct_blocks(
-                network, graph, nodes, chosen, batches, settings.bits, rounds, options.seed, advance
+                network,
+                graph,
+                nodes,
+                chosen,
+                batches,
+                settings.bits,
+                rounds,
+                options.seed,
+                advance,
+                _rounded(graph, stored),
             )
     if correction is None:
         with work.attempts.optional(Step.ROUNDING, "Rounding against the samples"):
-            correction = correct(network, graph, nodes, chosen, batches, settings, advance)
-    correction = correction or Correction()  # without grids onnxruntime rounds each weight to nearest
+            correction = correct(network, graph, nodes, chosen, batches, settings, advance, _rounded(graph, stored))
+    correction = correction or _rounded(graph, stored)  # without grids onnxruntime rounds each weight to nearest
     return _Fitted(widths, correction, settings.compensate)
+
+
+def _rounded(graph: Graph, stored: frozenset[str]) -> Correction:
+    """The weights of these nodes rounded to nearest, as it was measured when they were chosen.
+
+    Biases of float nodes are not theirs to correct: on the few samples of a small time budget they cost a detector more
+    than the rounding did.
+    """
+    settled = Correction()
+    for node in graph.nodes:
+        if node.name in stored and (found := weight_of(node, graph)):
+            name, axis = found
+            codes = round_channels(graph.initializers[name], (axis,))
+            settled.weights[name] = codes.real
+            settled.grids[name] = WeightGrid(codes.scale.reshape(-1), axis)
+    return settled
 
 
 def _steps_taken(

@@ -5,7 +5,7 @@ with a step for each channel they seldom hurt, and a file is mostly weights. So 
 of tables, as far as the float model with them rounded errs by little beside what the integer model errs by anyway. What
 costs most for the bytes it saves has 16 bits; what costs too much even then keeps FP32 weights.
 
-Chosen before weights are fitted, so that those of 8 bits are fitted too and later layers make up for what is left.
+Chosen before other weights are fitted, so that later layers make up for what is left.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from converter.sessions import Array, Feeds, open_session, split
 __all__ = ["FLOAT_WEIGHTS", "Stored", "choose_stored"]
 
 FLOAT_WEIGHTS = "float-weights"  # the step's name
-MOST_HALVED = 12  # parts of the weights: of a hundred layers that tells the few that cost most
+MOST_HALVED = 8  # parts of the weights: of a hundred layers that tells the few that cost most
 PRICE = 0.07  # of the error there is anyway: 0.3 dB
 NEGLIGIBLE = 1e-6  # of an output's variance: a thousandth of its deviation, far below what codes of 8 bits can show
 
@@ -70,14 +70,21 @@ class _Part:
 
 
 def choose_stored(
-    model: ModelProto, able: AbstractSet[str], feeds: Sequence[Feeds], before: Errors | None, acceptable: float
+    model: ModelProto,
+    able: AbstractSet[str],
+    feeds: Sequence[Feeds],
+    before: Errors | None,
+    acceptable: float,
+    *,
+    sure: bool = True,
 ) -> Stored:
     """The widths of the weights of the float model's nodes ``able``, by what rounding them costs on ``feeds``.
 
     ``before`` is what rounding activations costs anyway, or None where nothing computes on integers: rounded weights
     are then all there is to lose, and may cost what is ``acceptable``. Else it may cost a small share of what the worst
     of the model's outputs loses anyway: what a file is judged by. It may not cost as much as that: a network of sounds
-    fell from 39.7 to 22.1 dB that way (tests/bench/RESULTS.md).
+    fell from 39.7 to 22.1 dB that way (tests/bench/RESULTS.md). Where so few feeds are not ``sure`` to tell, 8 bits are
+    not tried: on one sample a layer of a detector cost less than a fifth of what it did on others.
     """
     graph = Graph(model)
     units = _units(graph, able)
@@ -91,7 +98,8 @@ def choose_stored(
     room = {name: max(PRICE * known.get(name, 0.0), free) for name in places}
     added: Errors = {}
     stored: dict[str, Treatment] = {}
-    for treatment in (Treatment.WEIGHTS, Treatment.WIDE_WEIGHTS):
+    tried = (Treatment.WEIGHTS, Treatment.WIDE_WEIGHTS) if sure or before is None else (Treatment.WIDE_WEIGHTS,)
+    for treatment in tried:
         left = [unit for unit in units if stored.keys().isdisjoint(unit.nodes)]
         rest = {name: max(each - added.get(name, 0.0), NEGLIGIBLE) for name, each in room.items()}
         chosen = _chosen(left, measure, rest, treatment)
@@ -107,9 +115,9 @@ def choose_stored(
         name=FLOAT_WEIGHTS,
         applied=bool(narrow or wide),
         sentence=f"Weights of nodes that compute in float are integers in the file: of 8 bits in {len(narrow)}"
-        f"{f', of 16 in {len(wide)}, where 8 would cost the outputs too much' if wide else ''}"
+        f"{f', of 16 in {len(wide)}, where 8 would cost the outputs too much or may' if wide else ''}"
         f"{f'; {left_out} keep FP32 weights, since 16 would too or save nothing' if left_out else ''}.",
-        measure="estimated error of the worst output, before weights are fitted",
+        measure="estimated error of the worst output, before other weights are fitted",
         before=max(known.values(), default=None),
         after=max((error + added.get(name, 0.0) for name, error in known.items()), default=None),
         unit="relative squared error",

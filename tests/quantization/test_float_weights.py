@@ -145,6 +145,13 @@ def test_what_weights_may_cost_is_measured_by_what_is_lost_anyway(before: dict[s
     assert (stored.narrow if eight else stored.wide) == able
 
 
+def test_few_samples_are_not_asked_about_8_bits() -> None:
+    given = prepare(residual())
+    able = {layer_of(given, "w1")}
+    assert choose_stored(given.model, able, given.batches, {"y": 0.005}, ACCEPTABLE, sure=False).wide == able
+    assert choose_stored(given.model, able, given.batches, None, ACCEPTABLE, sure=False).narrow == able
+
+
 def test_weights_that_16_bits_would_damage_stay_as_they_are() -> None:
     given = prepare(outlying(1e5))
     damaged = layer_of(given, "w1")
