@@ -64,7 +64,7 @@ class Settings:
     correct_bias: bool = True
     bits: Mapping[str, int] = field(default_factory=dict)  # by weight name; 8 where absent
     isolated: bool = False  # each layer as if it alone were rounded
-    saturating: bool = False  # whether the target adds products in pairs of 16 bits
+    saturating: frozenset[str] = frozenset()  # nodes whose products the target adds in pairs of 16 bits
 
 
 def correct(
@@ -326,7 +326,7 @@ def _least_scale(
 ) -> Tensor:
     """[O] steps below which biases do not fit 32 bits or, on a target that saturates, pairs of products 16 bits."""
     least = _roomy(torch.zeros(len(rows)), node, graph, streams)
-    return torch.maximum(least, pair_scale(node, weight, rows)) if settings.saturating else least
+    return torch.maximum(least, pair_scale(node, weight, rows)) if node.name in settings.saturating else least
 
 
 def _roomy(scale: Tensor, node: NodeProto, graph: Graph, streams: Sequence[_Stream]) -> Tensor:

@@ -226,8 +226,13 @@ def _store_weights(work: _Work, fallback: _Fallback) -> Stored:
     nodes, given = fallback.placement.nodes, work.given
     few = spread(work.calibration, work.allowed.judged)
     before = fallback.errors if nodes or given.dynamic else None
-    acceptable, sure = ACCEPTABLE[work.options.prefer], work.allowed.judged >= JUDGED
-    return choose_stored(work.model, given.storable - nodes, few, before, acceptable, sure=sure)
+    acceptable = ACCEPTABLE[work.options.prefer]
+    return choose_stored(work.model, given.storable - nodes, few, before, acceptable, sure=_sure(work))
+
+
+def _sure(work: _Work) -> bool:
+    """Whether the time budget has room for samples enough to tell what rounding a float node's weights costs."""
+    return work.allowed.judged >= JUDGED
 
 
 @dataclass(frozen=True)
@@ -240,15 +245,15 @@ class _Fitted:
 
 
 def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range], stored: frozenset[str]) -> _Fitted:
-    """Weights rounded and biases corrected against the samples, as far as the options want it, those of float nodes
-    that are ``stored`` as integers being rounded already.
+    """Weights rounded and biases corrected against the samples, as far as the options want it, also of nodes in float
+    that are ``stored`` as integers.
     """
     nodes = placement.nodes | stored
     network, graph, options = work.network, work.graph, work.options
     settings = Settings(
         Step.ROUNDING not in options.skip and not _hurried(options),
         Step.BIAS_CORRECTION not in options.skip,
-        saturating=options.convention.pairs_saturate,
+        saturating=placement.nodes if options.convention.pairs_saturate else frozenset(),
     )
     together = affordable(max(work.elements.values(), default=1), MOST_FITTED, PIECE_BYTES)
     few = spread(work.calibration, work.allowed.fitted)
@@ -263,6 +268,7 @@ def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range],
     def advance(share: float) -> None:
         work.progress(0.4 + 0.6 * share, "weights rounded and biases corrected")
 
+    settled = Correction() if _sure(work) else _rounded(graph, stored)
     correction: Correction | None = None
     if options.method is Method.GENIE and settings.compensate:
         with work.attempts.optional("blocks", "Fitting weights block by block"):
@@ -278,20 +284,20 @@ def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range],
                 rounds,
                 options.seed,
                 advance,
-                _rounded(graph, stored),
+                settled,
             )
     if correction is None:
         with work.attempts.optional(Step.ROUNDING, "Rounding against the samples"):
-            correction = correct(network, graph, nodes, chosen, batches, settings, advance, _rounded(graph, stored))
-    correction = correction or _rounded(graph, stored)  # without grids onnxruntime rounds each weight to nearest
+            correction = correct(network, graph, nodes, chosen, batches, settings, advance, settled)
+    correction = correction or Correction()  # without grids onnxruntime rounds each weight to nearest
     return _Fitted(widths, correction, settings.compensate)
 
 
 def _rounded(graph: Graph, stored: frozenset[str]) -> Correction:
     """The weights of these nodes rounded to nearest, as it was measured when they were chosen.
 
-    Biases of float nodes are not theirs to correct: on the few samples of a small time budget they cost a detector more
-    than the rounding did.
+    Fitted on the few samples of a small time budget, biases cost a detector more than the rounding did; fitted on
+    enough, they save decisions of small classifiers (tests/bench/RESULTS.md).
     """
     settled = Correction()
     for node in graph.nodes:
