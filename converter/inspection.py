@@ -13,7 +13,7 @@ from converter.admission import ModelFacts, admit
 from converter.errors import Refusal
 from converter.graph import Graph, opset, walk
 from converter.inputs.description import describe_task
-from converter.inputs.plans import ADJUSTABLE, CONVENTIONAL, InputPlan
+from converter.inputs.plans import ADJUSTABLE, InputPlan
 from converter.normalization import Change, normalize
 from converter.operators import select
 from converter.options import Options
@@ -158,12 +158,11 @@ def _taken_for(name: str, plans: tuple[InputPlan, ...]) -> list[str]:
     scales = " or ".join(each.name for each in (plan.scaling, *plan.rivals))
     scaled = f", scaled {scales}" if plan.kind in ADJUSTABLE else ""
     lines = [f"        taken for {plan.kind}{scaled}, since {plan.reason}; otherwise {plan.overrule}"]
-    if plan.considered and plan.kind in CONVENTIONAL:
+    if plan.considered:
         lines.append(f"        {plan.scaling.name} is {plan.confidence:.0%} sure; {plan.considered[0].why}")
-        others = [each for each in plan.doubtful if not each.is_alike(plan.scaling)]
         lines += [
             f"        if it is {each.name} ({each.probability:.0%}): {input_option(name, plan.specification(each))}"
-            for each in (plan.scaling, *others)
+            for each in (plan.scaling, *plan.others)
         ]
     return lines
 

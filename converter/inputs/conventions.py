@@ -19,7 +19,7 @@ from onnx import ModelProto, numpy_helper
 from converter.families import CARRYING, MOVING
 from converter.graph import Graph
 from converter.inputs.plans import BYTE_SCALES, COLOURED, CONVENTIONAL, SOUND, InputKind, InputPlan, Scaling
-from converter.inputs.spectra import MOST_CEPSTRA
+from converter.inputs.spectra import CEPSTRA_DEVIATION
 from converter.specifications import ChannelOrder
 
 __all__ = ["IMAGENET", "UNKNOWN", "Convention", "Origin", "candidates", "describe_origin", "prior"]
@@ -90,8 +90,10 @@ LOGARITHMS: Mapping[Scaling, float] = {
     _logarithmic("tenths of decibels of 16-bit sound, and two", DECIBEL / 10, SIXTEEN_BITS, 2.0): 0.7,  # openWakeWord
 }
 CEPSTRA: Mapping[Scaling, float] = {
-    Scaling("cepstra of natural logarithms", (9.0,), (0.0,)): 3.0,  # TensorFlow, Kaldi, python_speech_features
-    Scaling("cepstra of decibels", (9.0 * DECIBEL,), (0.0,)): 2.0,  # librosa.feature.mfcc
+    Scaling(
+        "cepstra of natural logarithms", (CEPSTRA_DEVIATION,), (0.0,)
+    ): 3.0,  # TensorFlow, Kaldi, python_speech_features
+    Scaling("cepstra of decibels", (CEPSTRA_DEVIATION * DECIBEL,), (0.0,)): 2.0,  # librosa.feature.mfcc
     STANDARD: 2.0,
 }
 COLUMNS: Mapping[Scaling, float] = {STANDARD: 8.0, MINMAX: 3.0}  # scikit-learn's two scalers
@@ -238,7 +240,7 @@ def _unconventional(plan: InputPlan) -> dict[Scaling, float]:
     spreads = dict.fromkeys(SPREADS, ANY_SPREAD)
     measured = dict.fromkeys(MEASURED, ANY_MEASURE)
     match plan.kind:
-        case InputKind.SPECTRUM if len(plan.shape) > 1 and plan.shape[plan.bands_axis] <= MOST_CEPSTRA:
+        case InputKind.SPECTRUM if plan.has_cepstra:
             return {**CEPSTRA, **spreads}
         case InputKind.SPECTRUM:
             return {**spreads, **LOGARITHMS}

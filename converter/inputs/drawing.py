@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from converter.inputs import other_priors, priors
 from converter.inputs.plans import InputKind, InputPlan, standardized
 from converter.inputs.priors import Array
-from converter.inputs.spectra import MOST_CEPSTRA
 
 __all__ = ["SAMPLING_RATE", "draw", "draw_inputs", "lengths"]
 
@@ -148,7 +147,7 @@ def _signals(plan: InputPlan, count: int, generator: np.random.Generator, room: 
 
 
 def _spectra(plan: InputPlan, count: int, generator: np.random.Generator, room: Prior) -> Array:
-    """Bands of frames where the input has them; cepstra are as often other features, which nobody can tell."""
+    """Bands of frames where the input has them; normalized cepstra are as often other features, nobody knows."""
     axis = plan.bands_axis
     rest = [each for each in range(len(plan.shape)) if each != axis]
     time = max(rest, key=lambda each: plan.shape[each])
@@ -157,7 +156,7 @@ def _spectra(plan: InputPlan, count: int, generator: np.random.Generator, room: 
     rows = math.prod(sizes[:-2])
     spectra = room.draw_spectra(count * rows, sizes[-2], sizes[-1], generator).reshape(count, *sizes)
     made = np.ascontiguousarray(spectra.transpose(0, *(1 + order.index(each) for each in range(len(order)))))
-    if plan.shape[axis] <= MOST_CEPSTRA:
+    if plan.has_cepstra and not plan.is_plain_cepstra:
         made[1::2] = room.draw_features(count, plan.shape, generator)[1::2]
     return made
 

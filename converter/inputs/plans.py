@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from converter.inputs.priors import Array
+from converter.inputs.spectra import CEPSTRA_DEVIATION, MOST_CEPSTRA
 from converter.specifications import ChannelOrder, input_option
 
 __all__ = [
@@ -215,6 +216,16 @@ class InputPlan:
         return min(reversed(long), key=lambda axis: self.shape[axis])
 
     @property
+    def has_cepstra(self) -> bool:
+        """Whether this is a spectrum of so few numbers a frame that they are cepstra, normalized or not."""
+        return self.kind is InputKind.SPECTRUM and len(self.shape) > 1 and self.shape[self.bands_axis] <= MOST_CEPSTRA
+
+    @property
+    def is_plain_cepstra(self) -> bool:
+        """Whether its cepstra are as they are made, the first of them the loudness and ten times the others."""
+        return self.has_cepstra and max(self.scaling.scale) >= CEPSTRA_DEVIATION / 2
+
+    @property
     def is_sound(self) -> bool:
         """Whether this is a signal whose numbers lie in -1..1, as sound does by convention."""
         quiet = max(self.scaling.scale) <= LOUDEST and not any(self.scaling.offset)
@@ -237,15 +248,20 @@ class InputPlan:
         return tuple(found)
 
     @property
+    def others(self) -> tuple[Scaling, ...]:
+        """The open preprocessings that are told from the taken one."""
+        return tuple(each for each in self.doubtful if not self._counts_as_taken(each))
+
+    def _counts_as_taken(self, other: Scaling) -> bool:
+        """Whether another preprocessing is one with the taken one to an integer grid, or hardly told from it."""
+        return other.is_alike(self.scaling) if self.kind in CONVENTIONAL else self.scaling.is_near(other)
+
+    @property
     def confidence(self) -> float:
         """The probability that the taken preprocessing, or one that no integer grid tells from it, is the right one."""
         if not self.considered:
             return 1.0
-        if self.kind in CONVENTIONAL:
-            alike = [each for each in self.considered if each.is_alike(self.scaling)]
-        else:
-            alike = [each for each in self.considered if self.scaling.is_near(each)]
-        return min(sum(each.probability or 0.0 for each in alike), 1.0)
+        return min(sum(each.probability or 0.0 for each in self.considered if self._counts_as_taken(each)), 1.0)
 
     def per_channel(self, values: tuple[float, ...]) -> Array:
         """``values`` (one, or one a channel) shaped to broadcast over a batch of samples."""

@@ -161,7 +161,7 @@ class _Samples:
         size = batch_limit(plans, together)
         if size == 1 and all(plan.batch_axis is not None for plan in plans):
             size = together  # a graph for single samples takes batches in torch
-        if any(plan.kind is InputKind.SIGNAL for plan in plans):  # drawn as its scaling says
+        if any(plan.kind is InputKind.SIGNAL or plan.has_cepstra for plan in plans):  # drawn as its scaling says
             self.drawn.clear()
         if size not in self.drawn:
             generator = np.random.default_rng(self.seed)

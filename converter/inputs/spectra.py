@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOST_CEPSTRA", "draw_other_spectra", "draw_spectra"]
+__all__ = ["CEPSTRA_DEVIATION", "MOST_CEPSTRA", "draw_other_spectra", "draw_spectra"]
 
 Array = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -294,20 +294,21 @@ def _degenerate(measured: Measured) -> list[Caution]:
 
 def _undecided(plan: InputPlan, measured: Measured) -> list[Caution]:
     """What to know of an input whose preprocessing is not settled: how sure it is, what is at stake, what to type."""
-    if plan.confidence >= SURE or plan.kind not in CONVENTIONAL:
+    if plan.confidence >= SURE:
         return []
-    others = [each for each in plan.doubtful if not each.is_alike(plan.scaling)]
+    others = plan.others
     worst = worst_plausible([each for each in measured.hypotheses if each.input == plan.name])
     stake = ""
-    if worst is not None and not worst.scaling.is_alike(plan.scaling):
+    if worst is not None and worst.scaling in others:
         kept = worst.agreement
         figure = f"keeps {kept:.0%} of its decisions" if kept is not None else f"carries {worst.sqnr_db:.0f} dB"
         stake = f" Were it {worst.scaling.name}, INT8 {figure}."
     ways = [input_option(plan.name, plan.specification(each)) for each in (plan.scaling, *others[:1])]
+    words = "" if plan.kind in CONVENTIONAL else ", or the mean and deviation that all numbers of your inputs have"
     message = (
         f"The input {plan.name} was taken for {plan.scaling.name} with a probability of {plan.confidence:.0%}"
         f"{'; it may be ' + others[0].name if others else ''}.{stake} "
-        f"State it: {' or '.join(ways)}."
+        f"State it: {' or '.join(ways)}{words}."
     )
     return [Caution(kind="preprocessing-undecided", message=message, place=plan.name)]
 

@@ -253,11 +253,13 @@ class Recipe:
     data: str  # sound, digits or clusters
     convention: str
     norm: bool
+    glorot: bool = False  # begins as Keras begins (Glorot & Bengio 2010, no biases), not as torch does
 
     @property
     def name(self) -> str:
         """Unique, and readable."""
-        return f"{self.architecture}_{self.data}_{self.convention}_{'bn' if self.norm else 'plain'}"
+        norm, begin = "bn" if self.norm else "plain", "glorot" if self.glorot else "torch"
+        return f"{self.architecture}_{self.data}_{self.convention}_{norm}_{begin}"
 
 
 def recipes() -> list[Recipe]:
@@ -267,11 +269,13 @@ def recipes() -> list[Recipe]:
     for architecture in ("planes", "depthwise", "steps", "gru", "lstm", "attention", "perceptron", "residual"):
         for _ in range(5):
             norm = architecture != "attention" and (step % 5) % 2 == 0
-            made.append(Recipe(architecture, "sound", conventions[(step * 7) % len(conventions)], norm))
+            convention = conventions[(step * 7) % len(conventions)]
+            made.append(Recipe(architecture, "sound", convention, norm, glorot=step // 2 % 2 == 0))
             step += 1
     for architecture in ("perceptron", "residual"):
         for place, (data, convention) in enumerate((d, c) for d in ("digits", "clusters") for c in TABLES):
-            made.append(Recipe(architecture, data, convention, (place + (architecture == "residual")) % 2 == 0))
+            norm = (place + (architecture == "residual")) % 2 == 0
+            made.append(Recipe(architecture, data, convention, norm, glorot=place // 2 % 2 == 0))
     return made
 
 
@@ -281,6 +285,11 @@ def write(recipe: Recipe, inputs: Array, labels: NDArray[np.int64], folder: Path
     values, classes = torch.tensor(inputs, dtype=torch.float32), int(labels.max()) + 1
     apart = len(values) // 4
     network = build(recipe.architecture, tuple(values.shape[1:]), classes, recipe.norm)
+    if recipe.glorot:
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and module.bias is not None:
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     started, targets = time.process_time(), torch.tensor(labels)
     for _ in range(12):

@@ -239,3 +239,19 @@ def test_scalings_that_could_not_be_told_apart_take_turns() -> None:
 
 def test_only_pictures_have_bounds() -> None:
     assert picture_bounds(plan_of(("N", 20))) is None
+
+
+def test_features_of_near_spreads_are_one_question() -> None:
+    """Numbers of any spread are told apart by half an octave and half a deviation, and few alternatives are named."""
+
+    def likely(mean: float, deviation: float, probability: float) -> Scaling:
+        return Scaling(f"mean {mean}, deviation {deviation}", (deviation,), (mean,), probability=probability)
+
+    first = [(0, 1, 0.3), (0.2, 1.2, 0.2), (0, 4, 0.15), (0, 5, 0.1), (3, 1, 0.1), (0, 32, 0.1), (0, 64, 0.05)]
+    found = tuple(likely(*each) for each in first)
+    plan = InputPlan("x", InputKind.FEATURES, np.dtype(np.float32), (8,), scaling=found[0], considered=found)
+    assert plan.confidence == pytest.approx(0.5)
+    assert plan.doubtful == (found[0], found[2], found[4], found[5])
+    assert plan.others == (found[2], found[4], found[5])
+    sure = InputPlan("x", InputKind.FEATURES, np.dtype(np.float32), (8,), considered=(likely(0, 1, 0.95), found[2]))
+    assert sure.others == ()
