@@ -251,6 +251,8 @@ def _unconventional(plan: InputPlan) -> dict[Scaling, float]:
             return {STANDARD: 5.0, RECTIFIED: 0.5, unit: 2.0, **spreads}
     if plan.side is not None:
         return {**PIXELS, **spreads}
+    if len(plan.shape) > 1:  # of steps: spectra as often as what another network made of them, of whatever spread
+        return {**spreads, **measured, MINMAX: 1.0, **LOGARITHMS}
     return {**COLUMNS, **spreads, **measured}
 
 

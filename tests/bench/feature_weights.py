@@ -38,6 +38,7 @@ from tests.bench.scaling_weights import Case, fit
 
 TITLE = "Which numbers, where inputs are no pictures: networks of known preprocessing, each judged by the others"
 SURE_ENOUGH = 0.8
+TRIED = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # doubts
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,24 @@ def conclude(known: Known, weights: dict[str, float]) -> Verdict:
     return Verdict(known, known.case.hypotheses[best], together, right, scale, shift)
 
 
-def judge_left_out(every: Sequence[Known]) -> list[Verdict]:
-    """Every network judged by weights fitted without its architecture."""
-    verdicts = []
-    for architecture in sorted({each.case.architecture for each in every}):
-        weights = fit([each.case for each in every if each.case.architecture != architecture])
-        verdicts += [conclude(each, weights) for each in every if each.case.architecture == architecture]
-    return verdicts
+def fit_left_out(every: Sequence[Known]) -> dict[str, dict[str, float]]:
+    """Weights fitted without each architecture."""
+    return {
+        architecture: fit([each.case for each in every if each.case.architecture != architecture])
+        for architecture in sorted({each.case.architecture for each in every})
+    }
+
+
+def likelihood(every: Sequence[Known], fitted: dict[str, dict[str, float]], kind: str, doubt: float) -> float:
+    """The mean logarithm of the probability of what is true, of networks left out of the fit, under a doubt."""
+    found = []
+    for known in every:
+        if any(name.startswith(f"features {kind}") for name in known.case.said[0]):
+            doubts = {f"features {kind}": doubt}
+            judged = judge(known.heard, known.odds, fitted[known.case.architecture], conventional=False, doubts=doubts)
+            chance = sum(each.probability for each, true in zip(judged, known.case.true, strict=True) if true)
+            found.append(math.log(max(chance, 1e-9)))
+    return float(np.mean(found))
 
 
 HEADINGS = (
@@ -188,12 +200,14 @@ def main() -> None:
                 with given.heard.open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
     every = [as_known(row) for row in rows.values()]
-    verdicts = judge_left_out(every)
-    old = {f"features {each}": 5.0 for each in ("normalized: layers", "normalized: statistics", "plain: layers")}
-    before = [conclude(each, old) for each in every]
-    columns = ["what", "with BatchNorm", "without", "all", "weights of before"]
+    fitted = fit_left_out(every)
+    verdicts = [conclude(each, fitted[each.case.architecture]) for each in every]
+    columns = ["what", "with BatchNorm", "without", "all"]
     parts = [[each for each in verdicts if each.normalized is wanted] for wanted in (True, False)]
-    lines = [list(row) for row in zip(HEADINGS, *(_figures(each) for each in (*parts, verdicts, before)), strict=True)]
+    lines = [list(row) for row in zip(HEADINGS, *(_figures(each) for each in (*parts, verdicts)), strict=True)]
+    for kind in ("normalized", "plain"):
+        likely = {doubt: round(likelihood(every, fitted, kind, doubt), 3) for doubt in TRIED}
+        print(kind, "mean log probability of what is true, by doubt:", likely)
     print("WEIGHTS: Mapping[str, float] = {")
     for name, weight in fit([each.case for each in every]).items():
         print(f'    "{name}": {weight},')

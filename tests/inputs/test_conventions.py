@@ -41,6 +41,7 @@ def test_what_gives_pictures_back_has_conventions_of_its_own(
         (InputKind.SPECTRUM, (98, 80), "Kaldi's filter banks of 16-bit sound"),
         (InputKind.SPECTRUM, (49, 10), "cepstra of decibels"),
         (InputKind.FEATURES, (30,), "0..1, least to greatest"),
+        (InputKind.FEATURES, (48, 40), "decibels below the loudest, 80 at most"),
         (InputKind.EMBEDDINGS, (12, 256), "vectors of length one"),
         (InputKind.MAP, (64, 14, 14), "rectified, deviation 1"),
     ],
