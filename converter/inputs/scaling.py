@@ -25,7 +25,7 @@ from converter.inputs.posterior import judge
 from converter.inputs.recorded import recorded_scaling
 from converter.inputs.sizes import sizes
 from converter.inputs.testimony import Heard, hear
-from converter.inputs.witnesses import Witnesses, call_witnesses, estimate_mean
+from converter.inputs.witnesses import Witnesses, call_witnesses, estimate_mean, layers_by_distance
 from converter.normalization import BatchNormStatistics
 from converter.reconstruction import Reconstruction
 from converter.sessions import Feeds
@@ -131,8 +131,9 @@ def hear_hypotheses(
     """What is heard of each preprocessing of one input; those that hardly differ are tried once."""
     plan = plans[index]
     conventional = plan.kind in CONVENTIONAL
-    work = len(hypotheses) * _work(network, graph, plans)
-    depth = None if conventional or work * FEWEST <= WORK else DEPTH
+    costs = _costs(network, graph, plans)
+    work = len(hypotheses) * sum(costs.values())
+    depth = None if conventional or work * FEWEST <= WORK else _depth(graph, plan.name, costs, len(hypotheses))
     witnesses = call_witnesses(graph, plan.name, batch_norms, depth, conventional)
     count = fitting(work, WORK, SAMPLES, FEWEST)
     samples = _Samples(count, min(together, TOGETHER), seed)
@@ -178,12 +179,23 @@ def _hear(
         return hear(network, witnesses, name, samples.batches(plans, 1))
 
 
-def _work(network: Reconstruction, graph: Graph, plans: Sequence[InputPlan]) -> float:
-    """Multiply-adds of one inference."""
+def _costs(network: Reconstruction, graph: Graph, plans: Sequence[InputPlan]) -> dict[str, float]:
+    """Multiply-adds of each node in one inference, by its first output."""
     generator = np.random.default_rng(0)
     feeds = assemble(plans, draw_inputs(plans, batch_limit(plans, 1), generator))
     elements = sizes(network, graph, feeds)
-    return sum(multiply_adds(node, graph, elements) for node in graph.nodes)
+    return {node.output[0]: multiply_adds(node, graph, elements) for node in graph.nodes}
+
+
+def _depth(graph: Graph, name: str, costs: Mapping[str, float], tries: int) -> int:
+    """How many of the layers that an input reaches first can be heard under every preprocessing; one always is."""
+    spent, depth = 0.0, 0
+    for layer in layers_by_distance(graph, name)[:DEPTH]:
+        spent += costs[layer.output[0]] * tries * FEWEST
+        if spent > WORK:
+            break
+        depth += 1
+    return max(depth, 1)
 
 
 CLIPPED = 3.0  # decibels lost for each by which a range falls short, against one for each by which it is too wide:

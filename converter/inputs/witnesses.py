@@ -15,7 +15,7 @@ from converter.graph import Graph, attribute, weight_of
 from converter.normalization import BatchNormStatistics
 from converter.scores import class_output, find_scores
 
-__all__ = ["FAINT", "LEAST_CHANNELS", "Vector", "Witnesses", "call_witnesses", "estimate_mean"]
+__all__ = ["FAINT", "LEAST_CHANNELS", "Vector", "Witnesses", "call_witnesses", "estimate_mean", "layers_by_distance"]
 
 Vector = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def call_witnesses(
     reached = _reached(graph, name)
     layers = [node for node in graph.nodes if node.output[0] in reached and weight_of(node, graph)]
     if depth is not None:
-        layers = sorted(layers, key=lambda node: reached[node.output[0]])[:depth]
+        layers = layers_by_distance(graph, name)[:depth]
         deepest = max((reached[node.output[0]] for node in layers), default=0)
         reached = {tensor: distance for tensor, distance in reached.items() if distance <= deepest}
     biases = {}
@@ -87,6 +87,13 @@ def call_witnesses(
         frozenset() if conventional else _with_channels_last(graph, layers),
         {} if conventional else _gates(graph, reached),
     )
+
+
+def layers_by_distance(graph: Graph, name: str) -> list[NodeProto]:
+    """The weighted layers that an input reaches, nearest first."""
+    reached = _reached(graph, name)
+    layers = [node for node in graph.nodes if node.output[0] in reached and weight_of(node, graph)]
+    return sorted(layers, key=lambda node: reached[node.output[0]])
 
 
 def _with_channels_last(graph: Graph, layers: Sequence[NodeProto]) -> frozenset[str]:

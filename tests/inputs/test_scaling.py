@@ -232,6 +232,26 @@ def test_what_batch_norm_knows_of_features_is_read_wherever_it_is(spread: float,
     assert spread / 2 <= nearest.scale[0] <= 2 * spread
 
 
+@pytest.mark.parametrize(("width", "heard"), [(8, 3), (512, 1)])
+def test_only_layers_that_are_cheap_enough_are_heard_under_every_hypothesis(width: int, heard: int) -> None:
+    model = model_of(
+        [
+            node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+            node("Conv", ["c", "w2"], ["d"], pads=[1] * 4),
+            node("GlobalAveragePool", ["d"], ["g"]),
+            node("Flatten", ["g"], ["f"]),
+            node("Gemm", ["f", "w3"], ["y"]),
+        ],
+        {"w": weights(4, 1, 3, 3), "w2": weights(width, 4, 3, 3), "w3": weights(width, 5)},
+        shape=("N", 1, 200, 60),
+    )
+    graph = Graph(model)
+    plans = describe_inputs(graph, {})
+    assert plans[0].kind is InputKind.SPECTRUM
+    every = hear_hypotheses(reconstruct(model), graph, plans, 0, candidates(plans[0]), (), 0)
+    assert {len(each.peaks) for each in every} == {heard}
+
+
 def test_without_a_layer_to_ask_inputs_have_unit_spread() -> None:
     model = model_of(
         [node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)],
