@@ -242,8 +242,10 @@ def _unconventional(plan: InputPlan) -> dict[Scaling, float]:
     match plan.kind:
         case InputKind.SPECTRUM if plan.has_cepstra:
             return {**CEPSTRA, **spreads}
-        case InputKind.SPECTRUM:
+        case InputKind.SPECTRUM if plan.has_frames:
             return {**spreads, **LOGARITHMS}
+        case InputKind.SPECTRUM:
+            return {**COLUMNS, **spreads, **measured}
         case InputKind.MAP:
             return {STANDARD: 6.0, RECTIFIED: 1.0, **spreads}
         case InputKind.EMBEDDINGS:

@@ -123,7 +123,7 @@ def _real(plan: InputPlan, count: int, generator: np.random.Generator, other: bo
             return room.draw_maps(count, shape, generator, channels_last=plan.channels_last)
         case InputKind.SIGNAL:
             return _signals(plan, count, generator, room)
-        case InputKind.SPECTRUM if len(shape) > 1:
+        case InputKind.SPECTRUM if plan.has_frames:
             return _spectra(plan, count, generator, room)
     if plan.side is not None:
         pictures = room.draw_pictures(count, 1, plan.side, plan.side, generator)

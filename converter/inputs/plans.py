@@ -218,7 +218,15 @@ class InputPlan:
     @property
     def has_cepstra(self) -> bool:
         """Whether this is a spectrum of so few numbers a frame that they are cepstra, normalized or not."""
-        return self.kind is InputKind.SPECTRUM and len(self.shape) > 1 and self.shape[self.bands_axis] <= MOST_CEPSTRA
+        return self.has_frames and self.shape[self.bands_axis] <= MOST_CEPSTRA
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether this is a spectrum with time and bands; as few rows as columns are a table or a small picture."""
+        if self.kind is not InputKind.SPECTRUM or len(self.shape) < 2:
+            return False
+        bands = self.shape[self.bands_axis]
+        return bands > MOST_CEPSTRA or any(size > bands for size in self.shape)
 
     @property
     def is_plain_cepstra(self) -> bool:

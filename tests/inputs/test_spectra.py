@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from converter.inputs.conventions import candidates
 from converter.inputs.drawing import draw
 from converter.inputs.plans import InputKind, InputPlan, Scaling
 from converter.inputs.spectra import MOST_CEPSTRA, draw_other_spectra, draw_spectra
@@ -87,3 +88,15 @@ def test_few_numbers_of_a_frame_are_cepstra_or_where_they_are_normalized_other_f
 def test_a_row_of_bands_alone_is_drawn_too() -> None:
     assert np.isfinite(draw(plan((1, 40)), 3, np.random.default_rng(0))).all()
     assert np.isfinite(draw(plan((40,)), 3, np.random.default_rng(0))).all()
+
+
+def test_a_small_square_is_no_sequence_of_frames() -> None:
+    """Digits of 8 by 8 pixels are a table of numbers from nought to one, say, and have no loudness."""
+    square = plan((1, 8, 8))
+    assert not square.has_frames
+    assert not square.has_cepstra
+    assert plan((1, 49, 8)).has_cepstra
+    assert plan((64, 64)).has_frames
+    assert {"0..1, least to greatest"} <= {each.name for each in candidates(square)}
+    columns = np.abs(draw(square, 200, np.random.default_rng(0))).mean((0, 1, 2))
+    assert columns.max() < 2 * columns.min()

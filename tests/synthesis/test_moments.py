@@ -17,6 +17,7 @@ from converter.inputs.recognition import describe_inputs
 from converter.inputs.scaling import settle_scalings
 from converter.normalization import normalize
 from converter.reconstruction import reconstruct
+from converter.specifications import InputSpec
 from converter.synthesis.gaussians import Moments, clipped, input_moments
 from converter.synthesis.moments import channel_axis, propagate
 
@@ -173,11 +174,13 @@ def test_smoothness_tells_averaging_filters_from_edges() -> None:
 
 
 def test_moments_of_a_trained_network_without_its_statistics() -> None:
-    """Nothing but folded weights: the moments come near those of real digits, nearer than independence gives."""
+    """Nothing but folded weights and how inputs deviate: the moments come near those of real digits."""
     (pictures, labels), _ = digits()
     model = normalize(to_onnx(train(pictures, labels, epochs=4))).model
     network, graph = reconstruct(model), Graph(model)
-    plans = settle_scalings(network, graph, describe_inputs(graph, {}), (), 0)
+    plans = settle_scalings(
+        network, graph, describe_inputs(graph, {"image": InputSpec.parse("kind=features;mean=0.3;std=0.4")}), (), 0
+    )
     inputs = input_moments(plans, 0)
     layers = [node.output[0] for node in graph.nodes if node.op_type == "Conv"]
     with torch.no_grad():
