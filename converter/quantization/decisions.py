@@ -21,7 +21,7 @@ from converter.quantization.block_reconstruction import affordable_steps, recons
 from converter.quantization.calibration import Observer, RangeRule, observe
 from converter.quantization.channels_last import keep_channels_last
 from converter.quantization.correction import WIDEST, Correction, Settings, apply_correction, correct
-from converter.quantization.equalization import LAYERS, NORMALIZATIONS, Equalization, Maker, equalize
+from converter.quantization.equalization import Equalization, equalize, equalized_kinds, equalizing_step
 from converter.quantization.float_fallback import ACCEPTABLE, FEW_WEIGHTS, Floor, choose_precision
 from converter.quantization.float_weights import FLOAT_WEIGHTS, Stored, choose_stored
 from converter.quantization.integer_weights import round_channels
@@ -148,9 +148,9 @@ def optimize(
 
 def _equalize(work: _Work) -> tuple[_Work, Equalization | None]:
     """The work on the network whose channels have been brought to one range, where the options want that."""
-    kinds = _equalized_kinds(work.options, work.graph)
+    kinds = equalized_kinds(work.options, work.graph)
     if kinds:
-        with work.attempts.optional(_equalizing(work.options), "Bringing channels to one range"):
+        with work.attempts.optional(equalizing_step(work.options), "Bringing channels to one range"):
             few = spread(work.calibration, work.allowed.equalized)
             done = equalize(work.model, work.network, work.graph, work.shared, few, kinds)
             network = reconstruct(done.model)
@@ -322,7 +322,7 @@ def _steps_taken(
     if equalized is not None:
         taken.append(
             StepTaken(
-                name=_equalizing(options),
+                name=equalizing_step(options),
                 applied=equalized.channels > 0,
                 sentence=f"{equalized.channels} channels of {equalized.layers} layers brought to one range, "
                 "the function unchanged.",
@@ -336,8 +336,8 @@ def _steps_taken(
                 applied=bool(floats),
                 sentence=f"{len(floats)} nodes left in float, where integers cost most and save least.",
                 measure="estimated damage to the outputs by rounding activations",
-                before=_damage(everything, fallback.harm),
-                after=_damage(placement, fallback.harm),
+                before=everything.damage(fallback.harm),
+                after=placement.damage(fallback.harm),
                 unit="relative squared error",
             )
         )
@@ -386,31 +386,6 @@ def _rounded_words(correction: Correction) -> str:
         f"{words}; {len(wide)} of {len(correction.changes)} have more than {WIDEST} weights a row, where errors only "
         f"cancel within a filter's window, or are those of the nearest code ({named})."
     )
-
-
-def _damage(placement: Placement, harm: Mapping[str, float]) -> float:
-    return sum(each for name, each in harm.items() if name in placement.rounded)
-
-
-def _equalizing(options: Options) -> Step:
-    """The step that equalization is: of layers where those take part, else of what normalizations leave."""
-    layers = options.precision is Precision.W4A4 and Step.EQUALIZATION not in options.skip
-    return Step.EQUALIZATION if layers else Step.MIGRATION
-
-
-def _equalized_kinds(options: Options, graph: Graph) -> frozenset[Maker]:
-    """What fits activations' codes better and weights' codes worse: layers at 4-bit activations, normalizations unless
-    weights alone have 4 bits.
-
-    Weights of 4 bits suffer most: at the mixed precision equalized layers cost SqueezeNet 2.9 points of agreement and
-    five small classifiers 0.8, normalizations cost ViT 2.3. At 8 bits equalized layers fill every channel's range up to
-    what the samples showed, and real inputs show more: 5 points on SqueezeNet (tests/bench/RESULTS.md).
-    """
-    if options.precision in (Precision.W4A8, Precision.MIXED):
-        return frozenset()
-    scaled = any(node.op_type in ("LayerNormalization", "Mul") for node in graph.nodes)
-    kinds = NORMALIZATIONS if scaled and Step.MIGRATION not in options.skip else frozenset[Maker]()
-    return kinds | LAYERS if _equalizing(options) is Step.EQUALIZATION else kinds
 
 
 def _parts(feeds: Feeds, together: int) -> list[Feeds]:

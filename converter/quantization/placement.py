@@ -41,6 +41,10 @@ class Placement:
         """The nodes that were to stay in float whatever stands around them, and why."""
         return {name: why for name, why in self.kept_float.items() if name not in self.islands}
 
+    def damage(self, harm: Mapping[str, float]) -> float:
+        """What rounding its tensors costs, where ``harm`` is the cost of each."""
+        return sum(each for name, each in harm.items() if name in self.rounded)
+
 
 def _runs_on_integers(node: NodeProto, graph: Graph) -> bool:
     """Whether onnxruntime's CPU provider has an integer kernel for this very node."""
