@@ -80,7 +80,7 @@ def measure_damage(
     network: Reconstruction,
     ranges: Mapping[str, Range],
     outputs: Sequence[str],
-    batches: Iterable[Mapping[str, Tensor]],
+    batches: Sequence[Mapping[str, Tensor]],
     seed: int,
     segments: Sequence[Segment] = (),
 ) -> dict[str, float]:
@@ -93,7 +93,7 @@ def measure_damage(
     found = dict.fromkeys(ranges, 0.0)
     parts = segments or [Segment(frozenset(ranges), tuple(outputs))]
     between = list(dict.fromkeys(name for part in parts[:-1] for name in part.leaving))
-    seen = 0
+    seen, alone = 0, _spread_of_single_numbers(network, outputs, batches)
     for feeds in batches:
         with torch.no_grad():
             known = network.run(feeds, between) if between else {}
@@ -103,7 +103,7 @@ def measure_damage(
             probes = {name: _probing(name, ranges[name], found) for name in found if name in part.names}
             results = network.run({**feeds, **entering}, part.leaving, edit=probes)
             if part is parts[-1]:
-                slopes = _projections(results, outputs, generator)
+                slopes = _projections(results, outputs, generator, alone)
                 seen += len(slopes)
             slopes = [
                 _back(results, slope, entering, retain=turn + 1 < len(slopes)) for turn, slope in enumerate(slopes)
@@ -115,15 +115,37 @@ def _leaf(value: Tensor) -> Tensor:
     return value.detach().requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
+def _spread_of_single_numbers(
+    network: Reconstruction, outputs: Sequence[str], batches: Sequence[Mapping[str, Tensor]]
+) -> dict[str, float]:
+    """The deviation, over all batches, of each output that is one number in a batch and has none there; its size where
+    there is one batch alone.
+    """
+    values: dict[str, list[Tensor]] = {}
+    with torch.no_grad():
+        for feeds in batches:
+            results = network.run(feeds, list(values) or outputs)
+            single = {name: each for name, each in results.items() if each.numel() == 1 and each.is_floating_point()}
+            if not single:
+                return {}
+            for name, each in single.items():
+                values.setdefault(name, []).append(each.reshape(1))
+    joined = {name: torch.cat(each) for name, each in values.items()}
+    return {name: float(each.std() if len(each) > 1 else each.abs()) for name, each in joined.items()}
+
+
 def _projections(
-    results: Mapping[str, Tensor], outputs: Sequence[str], generator: torch.Generator
+    results: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    generator: torch.Generator,
+    alone: Mapping[str, float],
 ) -> list[dict[str, Tensor]]:
     """Gradients of random projections with respect to the outputs; none of outputs such as an ArgMax's, through which
     no gradient passes.
     """
     floats = {name: value for name in outputs if (value := results[name]).is_floating_point() and value.requires_grad}
     turns = range(PROJECTIONS if floats else 0)
-    return [{name: _slope(value, generator) for name, value in floats.items()} for _ in turns]
+    return [{name: _slope(value, generator, alone.get(name)) for name, value in floats.items()} for _ in turns]
 
 
 def _back(
@@ -240,11 +262,14 @@ def simulate_rounding(
     return {name: errors[name] / signal[name] for name in outputs if signal[name] > 0 and math.isfinite(errors[name])}
 
 
-def _slope(output: Tensor, generator: torch.Generator) -> Tensor:
-    """The gradient of a random projection whose variance under a unit relative change of the output is 1 a sample."""
+def _slope(output: Tensor, generator: torch.Generator, spread: float | None) -> Tensor:
+    """The gradient of a random projection whose variance under a unit relative change of the output is 1 a sample;
+    relative to ``spread`` where that is known, else to the deviation in the batch.
+    """
     flat = output.detach().reshape(len(output), -1) if output.dim() > 1 else output.detach().reshape(1, -1)
     signs = torch.randn(flat.shape, generator=generator)
-    weight: Tensor = 1 / (flat.std().clamp_min(1e-12) * flat.shape[1] ** 0.5)
+    deviation = flat.std() if spread is None else torch.tensor(spread)
+    weight: Tensor = 1 / (deviation.clamp_min(1e-12) * flat.shape[1] ** 0.5)
     return (signs * weight).reshape(output.shape)
 
 

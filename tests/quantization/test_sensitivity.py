@@ -73,7 +73,7 @@ def tried(given_: Prepared, ranges: dict[str, Range]) -> dict[str, float]:
 def test_tensors_are_ranked_as_by_trying() -> None:
     given_ = prepare(residual(), samples=32)
     ranges = ranges_of(given_, 64)
-    foretold = measure_damage(given_.network, ranges, ["y"], map(tensors, given_.batches), 0)
+    foretold = measure_damage(given_.network, ranges, ["y"], list(map(tensors, given_.batches)), 0)
     real = tried(given_, ranges)
     names = sorted(ranges)
     one, other = (np.log([found[name] for name in names]) for found in (foretold, real))
@@ -83,11 +83,25 @@ def test_tensors_are_ranked_as_by_trying() -> None:
 def test_coarser_grids_do_more_damage() -> None:
     given_ = prepare(residual())
     fine, coarse = (
-        measure_damage(given_.network, ranges_of(given_, levels), ["y"], map(tensors, given_.batches), 0)
+        measure_damage(given_.network, ranges_of(given_, levels), ["y"], list(map(tensors, given_.batches)), 0)
         for levels in (256, 16)
     )
     assert all(coarse[name] > 10 * fine[name] for name in fine if fine[name] > 0)
     assert sum(fine.values()) > 0
+
+
+def test_an_output_of_one_number_has_its_spread_over_all_samples() -> None:
+    layers = [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["r"]), node("GlobalAveragePool", ["r"], ["p"])]
+    layers += [node("Flatten", ["p"], ["f"]), node("Gemm", ["f", "v"], ["y"])]
+    given_ = prepare(model_of(layers, {"w": weights(8, 8, 3, 3), "v": weights(8, 1)}), samples=64)
+    ranges = ranges_of(given_)
+    together = [{"x": torch.cat([tensors(feeds)["x"] for feeds in given_.batches])}]
+    apart = [{"x": each[None]} for each in together[0]["x"]]
+    whole, single = (measure_damage(given_.network, ranges, ["y"], batches, 0) for batches in (together, apart))
+    assert all(0.5 * whole[name] <= single[name] <= 2 * whole[name] for name in ranges)
+    assert sum(single.values()) > 0
+    one = measure_damage(given_.network, ranges, ["y"], apart[:1], 0)
+    assert all(np.isfinite(each) for each in one.values())
 
 
 def test_clipping_does_damage() -> None:
@@ -95,7 +109,8 @@ def test_clipping_does_damage() -> None:
     ranges = ranges_of(given_)
     narrow = ranges | {"s2": Range(0.0, ranges["s2"].high / 4, "a test")}
     wide, clipped = (
-        measure_damage(given_.network, each, ["y"], map(tensors, given_.batches), 0)["s2"] for each in (ranges, narrow)
+        measure_damage(given_.network, each, ["y"], list(map(tensors, given_.batches)), 0)["s2"]
+        for each in (ranges, narrow)
     )
     assert clipped > 10 * wide
 
@@ -106,7 +121,7 @@ def test_a_tensor_that_reaches_no_output_does_none() -> None:
         given_.network,
         {"y": Range(-1, 1, "a test"), "x": Range(-4, 4, "a test")},
         ["c0"],
-        map(tensors, given_.batches),
+        list(map(tensors, given_.batches)),
         0,
     )
     assert damage["y"] == 0.0
@@ -125,7 +140,7 @@ def test_outputs_that_no_gradient_reaches_tell_nothing() -> None:
     )
     model.graph.output[0].type.tensor_type.elem_type = 7
     given_ = prepare(model)
-    damage = measure_damage(given_.network, {"r": Range(0, 1, "a test")}, ["y"], map(tensors, given_.batches), 0)
+    damage = measure_damage(given_.network, {"r": Range(0, 1, "a test")}, ["y"], list(map(tensors, given_.batches)), 0)
     assert damage == {"r": 0.0}
 
 
@@ -134,10 +149,10 @@ def test_the_seed_decides_the_projection(seed: int) -> None:
     given_ = prepare(residual())
     ranges = ranges_of(given_)
     first, second = (
-        measure_damage(given_.network, ranges, ["y"], map(tensors, given_.batches), each) for each in (seed, seed)
+        measure_damage(given_.network, ranges, ["y"], list(map(tensors, given_.batches)), each) for each in (seed, seed)
     )
     assert first == second
-    assert first != measure_damage(given_.network, ranges, ["y"], map(tensors, given_.batches), seed + 7)
+    assert first != measure_damage(given_.network, ranges, ["y"], list(map(tensors, given_.batches)), seed + 7)
 
 
 @pytest.mark.parametrize("most", [1, 2000, 5000])
@@ -226,6 +241,6 @@ def test_a_tensor_under_two_names_is_damaged_by_what_reads_it_under_either() -> 
         {"w": weights(16, 8, 1, 1), "large": np.full((1,), 100, np.float32)},
     )
     ranges = {name: Range(-8, 8, "a test", 16) for name in ("c", "i")}
-    batches = map(tensors, prepare(residual()).batches)
+    batches = list(map(tensors, prepare(residual()).batches))
     damage = measure_damage(reconstruct(model), ranges, ["y"], batches, 0)
     assert damage["c"] / damage["i"] == pytest.approx(101**2, rel=0.3)
