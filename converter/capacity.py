@@ -51,9 +51,14 @@ def forward_seconds(multiply_adds: float, elements: float) -> float:
     return FORWARD * gradient_seconds(multiply_adds, elements)
 
 
-def spread(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    """As many whole batches, one at least, as have about ``samples`` samples, spread over all of them."""
+def places_spread(batches: Sequence[Batch], samples: int) -> range:
+    """The places of as many whole batches, one at least, as have about ``samples`` samples, spread over all of them."""
     size = max((len(value) for value in batches[0].values() if value.ndim), default=1)
     wanted = max(samples // max(size, 1), 1)
     stride = max(len(batches) // wanted, 1)
-    return list(batches[::stride][:wanted])
+    return range(0, len(batches), stride)[:wanted]
+
+
+def spread(batches: Sequence[Batch], samples: int) -> list[Batch]:
+    """The batches at ``places_spread``."""
+    return [batches[place] for place in places_spread(batches, samples)]

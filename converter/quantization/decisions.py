@@ -25,6 +25,7 @@ from converter.quantization.equalization import Equalization, equalize, equalize
 from converter.quantization.float_fallback import ACCEPTABLE, FEW_WEIGHTS, Floor, choose_precision
 from converter.quantization.float_weights import FLOAT_WEIGHTS, Stored, choose_stored
 from converter.quantization.integer_weights import round_channels
+from converter.quantization.judged_samples import divide_batch, part_hypotheses
 from converter.quantization.placement import Placement, place, quantized_tensors
 from converter.quantization.qdq_writer import Plan, Range, WeightGrid
 from converter.quantization.ranges import choose_ranges
@@ -72,7 +73,8 @@ class Given:
 
     ``stated`` ranges need no looking; ``kept_float`` are nodes that stay in float for the reason given, whatever is
     measured; ``margin`` is by how much the range of an 8-bit activation exceeds the best one for the samples;
-    ``pictures`` are inputs with the axis of their rows, which are judged with bars above and below too; ``storable``
+    ``pictures`` are inputs with the axis of their rows, which are judged with bars above and below too; ``shares`` are
+    the probabilities of what samples in turn were scaled as; ``storable``
     are nodes that may have integer weights in the file should they stay in float; ``dynamic`` is whether others
     compute on integers, of ranges found at run time.
     """
@@ -81,6 +83,7 @@ class Given:
     kept_float: Mapping[str, str]
     margin: float
     pictures: Mapping[str, int]
+    shares: tuple[float, ...] = (1.0,)
     storable: frozenset[str] = frozenset()
     dynamic: bool = False
 
@@ -192,16 +195,16 @@ def _leave_in_float(work: _Work, ranges: Mapping[str, Range]) -> _Fallback:
     """Where integers cost the outputs most and save least."""
     network, graph, options, shared, given = work.network, work.graph, work.options, work.shared, work.given
     together = affordable(sum(work.elements.values()), JUDGED, JUDGED_BYTES)
-    few = spread(work.calibration, work.allowed.judged)
-    judged = [tensors(part) for feeds in few for part in _parts(feeds, together)]
-    bars = [each for feeds in judged if (each := padded(feeds, given.pictures))]
+    judged = part_hypotheses(work.calibration, work.allowed.judged, together, given.shares)
+    plain = [part.feeds for part in judged]
+    bars = [each for feeds in plain if (each := padded(feeds, given.pictures))]
     damage, placement, harm = dict.fromkeys(ranges, 0.0), work.everything, dict.fromkeys(shared, 0.0)
     errors: Mapping[str, float] = {}
     free = FEW_WEIGHTS if options.precision is Precision.INT8 else 0  # who asks for fewer bits wants a small file
     with work.attempts.optional(Step.FLOAT_FALLBACK, "Choosing nodes to leave in float"):
         places = judged_tensors(graph)
         segments = divide(graph, work.elements, places, BACKWARD_BYTES / 4)
-        damage = measure_damage(network, ranges, places, [*judged, *bars], options.seed, segments)
+        damage = measure_damage(network, ranges, places, [*plain, *bars], options.seed, segments)
         work.progress(0.35, "damage of each rounding measured")
         harm = {name: damage[source] for name, source in shared.items()}
         references = refer(network, places, judged, given.pictures)
@@ -257,7 +260,7 @@ def _fit_weights(work: _Work, placement: Placement, chosen: Mapping[str, Range],
     )
     together = affordable(max(work.elements.values(), default=1), MOST_FITTED, PIECE_BYTES)
     few = spread(work.calibration, work.allowed.fitted)
-    batches = [tensors(part) for feeds in few for part in _parts(feeds, together)]
+    batches = [tensors(part) for feeds in few for part in divide_batch(feeds, together)]
     widths = Widths({})
     with work.attempts.optional("widths", "Choosing bit widths"):
         widths = settle_widths(options, network, graph, placement.nodes, batches, settings, work.elements)
@@ -386,12 +389,3 @@ def _rounded_words(correction: Correction) -> str:
         f"{words}; {len(wide)} of {len(correction.changes)} have more than {WIDEST} weights a row, where errors only "
         f"cancel within a filter's window, or are those of the nearest code ({named})."
     )
-
-
-def _parts(feeds: Feeds, together: int) -> list[Feeds]:
-    """A batch in parts of at most ``together`` samples, whole where some input has no batch axis in front."""
-    sizes = {len(value) if value.ndim else 0 for value in feeds.values()}
-    if len(sizes) != 1 or max(sizes) <= together:
-        return [feeds]
-    starts = range(0, max(sizes), together)
-    return [{name: value[start : start + together] for name, value in feeds.items()} for start in starts]

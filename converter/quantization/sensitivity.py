@@ -15,14 +15,16 @@ The estimate ranks tensors well. It does not choose ranges well: shrinking each 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from converter.graph import Graph, reads_of
+from converter.quantization.judged_samples import Judged
 from converter.quantization.qdq_writer import Range
 from converter.reconstruction import Reconstruction
 
@@ -210,7 +212,7 @@ def padded(feeds: Mapping[str, Tensor], pictures: Mapping[str, int]) -> dict[str
 class Reference:
     """What the float network makes of one batch; ``plain`` where that is samples as they were drawn."""
 
-    feeds: Mapping[str, Tensor]
+    judged: Judged
     exact: Mapping[str, Tensor]
     plain: bool = True
 
@@ -218,18 +220,18 @@ class Reference:
 def refer(
     network: Reconstruction,
     outputs: Sequence[str],
-    batches: Iterable[Mapping[str, Tensor]],
+    parts: Iterable[Judged],
     pictures: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Reference]:
-    """What to compare rounded networks with: the float network on all batches and, with ``pictures``, on the same
-    ones ``padded``.
+    """What to compare rounded networks with: the float network on all parts and, with ``pictures``, on the same ones
+    ``padded``.
     """
     found = []
     with torch.no_grad():
-        for feeds in batches:
-            found.append(Reference(feeds, network.run(feeds, outputs)))
-            if bars := padded(feeds, pictures):
-                found.append(Reference(bars, network.run(bars, outputs), plain=False))
+        for part in parts:
+            found.append(Reference(part, network.run(part.feeds, outputs)))
+            if bars := padded(part.feeds, pictures):
+                found.append(Reference(replace(part, feeds=bars), network.run(bars, outputs), plain=False))
     return found
 
 
@@ -239,7 +241,8 @@ def simulate_rounding(
     """Each output's squared error relative to its variance when every tensor of ``ranges`` is rounded, measured.
 
     The larger of the errors on plain samples and on padded ones; the variance is always that on plain samples, since
-    even pictures move the outputs little.
+    even pictures move the outputs little. Each hypothesis about the inputs has its own error and variance, and counts
+    by its share.
     """
 
     def rounding(each: Range) -> Callable[[Tensor], Tensor]:
@@ -247,19 +250,49 @@ def simulate_rounding(
 
     edits = {name: rounding(each.widened()) for name, each in ranges.items()}
     outputs = list(references[0].exact) if references else []
-    noise = {plain: dict.fromkeys(outputs, 0.0) for plain in (True, False)}
-    signal = dict.fromkeys(outputs, 0.0)
+    shares = {each.judged.hypothesis: each.judged.share for each in references}
+    noise: dict[tuple[str, int, bool], float] = defaultdict(float)
+    signal: dict[tuple[str, int], Variation] = defaultdict(Variation)
     with torch.no_grad():
         for each in references:
-            rounded = network.run(each.feeds, outputs, edit=edits)
+            rounded, hypothesis = network.run(each.judged.feeds, outputs, edit=edits), each.judged.hypothesis
             for name, exact in each.exact.items():
                 if exact.is_floating_point() and exact.shape == rounded[name].shape:
-                    difference, value = (exact - rounded[name]).double(), exact.double()
-                    noise[each.plain][name] += float(difference.square().sum())
+                    difference = (exact - rounded[name]).double()
+                    noise[name, hypothesis, each.plain] += float(difference.square().sum())
                     if each.plain:
-                        signal[name] += float((value - value.mean()).square().sum())
-    errors = {name: max(noise[True][name], noise[False][name]) for name in outputs}
-    return {name: errors[name] / signal[name] for name in outputs if signal[name] > 0 and math.isfinite(errors[name])}
+                        signal[name, hypothesis].add(exact.double())
+    found = {}
+    for name in outputs:
+        heard = {key: signal[name, key].total for key in shares if signal[name, key].total > 0}
+        errors = {key: max(noise[name, key, True], noise[name, key, False]) / heard[key] for key in heard}
+        whole = sum(shares[key] for key in heard)
+        if heard and math.isfinite(error := sum(shares[key] * errors[key] for key in heard) / whole):
+            found[name] = error
+    return found
+
+
+@dataclass
+class Variation:
+    """The sum of squares of all numbers so far around their mean."""
+
+    count: int = 0
+    origin: float = 0.0  # the first batch's mean: squares around it lose nothing
+    first: float = 0.0
+    second: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """The values are in the sums."""
+        self.origin = self.origin if self.count or not values.numel() else float(values.mean())
+        apart = values - self.origin
+        self.count += values.numel()
+        self.first += float(apart.sum())
+        self.second += float(apart.square().sum())
+
+    @property
+    def total(self) -> float:
+        """The sum of squares around the mean."""
+        return max(self.second - self.first**2 / max(self.count, 1), 0.0)
 
 
 def _slope(output: Tensor, generator: torch.Generator, spread: float | None) -> Tensor:

@@ -23,6 +23,7 @@ from converter.quantization.decisions import Given, Optimized, optimize
 from converter.quantization.doubtful_inputs import first_layers_in_doubt
 from converter.quantization.int4_packing import pack
 from converter.quantization.integer_weights import stored_weights
+from converter.quantization.judged_samples import open_shares
 from converter.quantization.mixing import Mix, plan_mix, weights_alone, write_mix
 from converter.quantization.placement import candidates, weighted_nodes
 from converter.quantization.qdq_writer import Plan, Range, quantize
@@ -123,6 +124,7 @@ def _write(
         {**mix.not_static, **kept_float},
         1.0 if samples.own or options.method is Method.NOISE else MARGIN,
         {plan.name: 1 if plan.channels_last else 2 for plan in task.plans if _padded_in_use(plan)},
+        (1.0,) if samples.own else open_shares(task.plans),
         storable,
         bool(mix.not_static),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from converter.inputs.plans import tensors
 from converter.inputs.sizes import sizes
 from converter.quantization.calibration import RangeRule, observe
+from converter.quantization.judged_samples import Judged
 from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Range
 from converter.quantization.sensitivity import (
@@ -198,7 +199,7 @@ def test_whoever_fetches_the_last_tensors_sees_all() -> None:
 
 def test_what_is_rounded_together_is_measured() -> None:
     given_ = prepare(residual())
-    ranges, batches = ranges_of(given_), [tensors(each) for each in given_.batches]
+    ranges, batches = ranges_of(given_), [Judged(tensors(each)) for each in given_.batches]
     references = refer(given_.network, ["y"], batches)
     together = simulate_rounding(given_.network, ranges, references)["y"]
     coarse = simulate_rounding(given_.network, ranges_of(given_, 16), references)["y"]
@@ -206,9 +207,38 @@ def test_what_is_rounded_together_is_measured() -> None:
     assert simulate_rounding(given_.network, {}, references)["y"] == 0.0
 
 
+def test_quiet_hypotheses_have_errors_of_their_own() -> None:
+    given_ = prepare(residual())
+    ranges, feeds = ranges_of(given_), tensors(given_.batches[0])
+    quiet = {name: value / 100 for name, value in feeds.items()}
+
+    def error(*parts: Judged) -> float:
+        return simulate_rounding(given_.network, ranges, refer(given_.network, ["y"], parts))["y"]
+
+    loud, soft = error(Judged(feeds)), error(Judged(quiet))
+    assert soft > 10 * loud
+    assert error(Judged(feeds), Judged(quiet)) < soft / 4  # in one sum quiet ones hardly show
+    assert error(Judged(feeds, 0, 0.8), Judged(quiet, 1, 0.2)) == pytest.approx(0.8 * loud + 0.2 * soft)
+    assert error(Judged(feeds, 0, 0.4), Judged(quiet, 1, 0.1)) == pytest.approx(0.8 * loud + 0.2 * soft)
+
+
+def test_one_number_a_batch_varies_over_batches() -> None:
+    layers = [node("Conv", ["x", "w"], ["c"]), node("GlobalAveragePool", ["c"], ["y"])]
+    given_ = prepare(model_of(layers, {"w": weights(1, 8, 3, 3)}))
+    together = tensors(given_.batches[0])
+    apart = [Judged({"x": each[None]}) for each in together["x"]]
+    ranges = {"c": Range(-8, 8, "a test", 16)}
+    whole, single = (
+        simulate_rounding(given_.network, ranges, refer(given_.network, ["y"], parts))["y"]
+        for parts in ([Judged(together)], apart)
+    )
+    assert single == pytest.approx(whole, rel=1e-4)
+    assert whole > 0
+
+
 def test_errors_on_padded_pictures_count_against_the_variance_of_whole_ones() -> None:
     given_ = prepare(residual())
-    ranges, batches = ranges_of(given_, 64), [tensors(each) for each in given_.batches]
+    ranges, batches = ranges_of(given_, 64), [Judged(tensors(each)) for each in given_.batches]
     whole = refer(given_.network, ["y"], batches)
     both = refer(given_.network, ["y"], batches, {"x": 2})
     assert [each.plain for each in both] == [True, False] * len(batches)
