@@ -26,6 +26,7 @@ from converter.graph import Graph, clip_bounds, multiply_adds, output_channels, 
 from converter.options import Options, OutputKind, Precision
 from converter.quantization.correction import Correction, Settings, correct
 from converter.quantization.int4_packing import packed_bytes
+from converter.quantization.variation import Variation, relative
 from converter.reconstruction import Reconstruction
 from converter.scores import ClassOutput, class_output
 
@@ -273,6 +274,11 @@ class _Judge:
         self.outputs = [each.name for each in graph.outputs]
         with torch.no_grad():
             self.expected = [network.run(dict(feeds), self.outputs) for feeds in batches]
+        self.varying = {name: Variation() for name in self.outputs}
+        for results in self.expected:
+            for name, value in results.items():
+                if value.is_floating_point():
+                    self.varying[name].add(value)
 
     def divergence(self, rounded: Sequence[tuple[Correction, str]]) -> float:
         """Mean over samples (or over outputs) with the named weights, and their biases' shifts, in place."""
@@ -297,7 +303,7 @@ class _Judge:
             before, after = (self._logarithms(each[self.classes].flatten(1)) for each in (expected, actual))
             return float((before.exp() * (before - after)).sum(1).mean())
         errors = [
-            float((actual[name] - value).square().sum() / value.var(correction=0).mul(value.numel()).clamp_min(1e-30))
+            relative(len(self.batches) * float((actual[name] - value).square().sum()), [self.varying[name]])
             for name, value in expected.items()
             if value.is_floating_point() and value.numel()
         ]

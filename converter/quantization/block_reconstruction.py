@@ -19,6 +19,7 @@ first and last included.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ from converter.quantization.correction import Correction, LayerChange
 from converter.quantization.qdq_writer import Range, WeightGrid
 from converter.quantization.rounding import limit, mse_scale, nearest
 from converter.quantization.sensitivity import round_to_range
+from converter.quantization.variation import Variation, relative
 from converter.reconstruction import Reconstruction
 
 __all__ = ["Block", "affordable_steps", "find_blocks", "reconstruct_blocks"]
@@ -245,22 +247,26 @@ def _settle(
     plain = {each.name: _nearest(each) for each in softs}
     shared = {weight[0] for node in block.nodes if (weight := weight_of(node, graph))} & set(result.weights)
     hard |= {name: torch.from_numpy(result.weights[name].copy()) for name in shared}
-    spread = error = nearest_error = 0.0
+    varying: dict[str, Variation] = defaultdict(Variation)
+    error = first = 0.0
     with torch.no_grad():
         for number, feeds in enumerate(rounded):
             after = network.run(feeds | hard, block.outputs, edit=edits)
             error += _error(after, wanted[number])
-            spread += sum(float((each - each.mean()).square().sum()) for each in wanted[number].values())
-            if number == 0 and plain:
-                before = network.run(feeds | plain, block.outputs, edit=edits)
-                nearest_error = _error(before, wanted[0]) / max(spread, 1e-30)
+            for name, aim in wanted[number].items():
+                varying[name].add(aim)
+            if number == 0 and plain:  # what rounding to nearest would have cost is told from one batch
+                first = _error(network.run(feeds | plain, block.outputs, edit=edits), wanted[0])
             exact[number] = network.run(exact[number], block.outputs)
             rounded[number] = after
+    numbers = sum(each.numel() for each in wanted[0].values())
+    samples = sum(each.count for each in varying.values()) / max(numbers, 1)
+    nearest_error, error = (relative(each, varying.values()) for each in (samples * first, error))
     for each in softs:
         result.weights[each.name] = hard[each.name].numpy()
         grid = each.scale.detach().numpy().astype(np.float32)
         result.grids[each.name] = WeightGrid(grid, each.axis, each.bits)
-        result.changes.append(LayerChange(each.node.name, each.name, nearest_error, error / max(spread, 1e-30), 0.0))
+        result.changes.append(LayerChange(each.node.name, each.name, nearest_error, error, 0.0))
 
 
 def _floats(values: Values) -> Values:

@@ -25,6 +25,7 @@ from converter.quantization.qdq_writer import Range, WeightGrid
 from converter.quantization.rounding import Moments, cancel, compensate, max_scale, mse_scale, nearest, patches
 from converter.quantization.saturation import pair_scale
 from converter.quantization.sensitivity import round_to_range
+from converter.quantization.variation import Variation, relative
 from converter.reconstruction import Reconstruction
 
 __all__ = ["Correction", "LayerChange", "Settings", "apply_correction", "correct"]
@@ -210,20 +211,22 @@ def _correct_layer(
     if not settings.correct_bias or not _takes_bias(node, graph):
         mean = torch.zeros_like(mean)
     view = [-1 if each == channel % runs[0][1].dim() else 1 for each in range(runs[0][1].dim())]
+    varying = Variation()
     for stream, exact, after in runs:
+        varying.add(exact)
         stream.store({output: exact}, {output: exact if settings.isolated else after + mean.reshape(view)})
     result.weights[weight_name] = new.numpy()
     result.grids[weight_name] = WeightGrid(scale.numpy().astype(np.float32), axis, bits)
     if bool(mean.any()):
         result.biases[node.name] = mean.numpy()
     _, exact, after = runs[0]
-    spread = max(float((exact - exact.mean()).square().sum()), 1e-30)
+    samples = varying.count / max(exact.numel(), 1)
     result.changes.append(
         LayerChange(
             node.name,
             weight_name,
-            float((exact - before).square().sum()) / spread,
-            float((exact - after - mean.reshape(view)).square().sum()) / spread,
+            relative(samples * float((exact - before).square().sum()), [varying]),
+            relative(samples * float((exact - after - mean.reshape(view)).square().sum()), [varying]),
             float(mean.abs().max()),
             settings.compensate and rows.shape[1] > WIDEST,
         )

@@ -26,6 +26,7 @@ from torch import Tensor
 from converter.graph import Graph, reads_of
 from converter.quantization.judged_samples import Judged
 from converter.quantization.qdq_writer import Range
+from converter.quantization.variation import Variation
 from converter.reconstruction import Reconstruction
 
 __all__ = [
@@ -261,7 +262,7 @@ def simulate_rounding(
                     difference = (exact - rounded[name]).double()
                     noise[name, hypothesis, each.plain] += float(difference.square().sum())
                     if each.plain:
-                        signal[name, hypothesis].add(exact.double())
+                        signal[name, hypothesis].add(exact)
     found = {}
     for name in outputs:
         heard = {key: signal[name, key].total for key in shares if signal[name, key].total > 0}
@@ -270,29 +271,6 @@ def simulate_rounding(
         if heard and math.isfinite(error := sum(shares[key] * errors[key] for key in heard) / whole):
             found[name] = error
     return found
-
-
-@dataclass
-class Variation:
-    """The sum of squares of all numbers so far around their mean."""
-
-    count: int = 0
-    origin: float = 0.0  # the first batch's mean: squares around it lose nothing
-    first: float = 0.0
-    second: float = 0.0
-
-    def add(self, values: Tensor) -> None:
-        """The values are in the sums."""
-        self.origin = self.origin if self.count or not values.numel() else float(values.mean())
-        apart = values - self.origin
-        self.count += values.numel()
-        self.first += float(apart.sum())
-        self.second += float(apart.square().sum())
-
-    @property
-    def total(self) -> float:
-        """The sum of squares around the mean."""
-        return max(self.second - self.first**2 / max(self.count, 1), 0.0)
 
 
 def _slope(output: Tensor, generator: torch.Generator, spread: float | None) -> Tensor:

@@ -17,6 +17,7 @@ from converter.quantization.placement import place, quantized_tensors
 from converter.quantization.qdq_writer import Range
 from converter.quantization.sensitivity import round_to_range
 from converter.reconstruction import reconstruct
+from converter.sessions import Feeds
 from tests.networks import NETWORKS, Prepared, biases, difference, model_of, node, prepare, residual, run, weights
 
 
@@ -91,6 +92,17 @@ def test_every_layer_lies_on_its_grid_and_says_what_it_cost(name: str) -> None:
         assert np.abs(codes).max() <= 127.01
         assert values.shape == given.graph.initializers[weight].shape
     assert all(0 <= each.error < 0.02 for each in result.changes)
+
+
+def test_a_layer_of_one_number_in_batches_of_one_has_an_error_of_ordinary_size() -> None:
+    layers = [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["r"]), node("GlobalAveragePool", ["r"], ["p"])]
+    layers += [node("Flatten", ["p"], ["f"]), node("Gemm", ["f", "v"], ["y"])]
+    given = prepare(model_of(layers, {"w": weights(8, 8, 3, 3), "v": weights(8, 1)}), samples=16)
+    apart: list[Feeds] = [{"x": each[None]} for feeds in given.batches for each in feeds["x"]]
+    alone = Prepared(given.model, given.graph, given.network, apart)
+    last = corrected(alone, Settings(compensate=True, correct_bias=True), ranges_of(given)).changes[-1]
+    assert 0 < last.error < 0.1
+    assert 0 < last.nearest_error < 0.1
 
 
 def test_fewer_bits_where_they_are_wanted() -> None:
