@@ -26,6 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tests.bench.population import export
+
 __all__ = ["Recipe", "feature_networks", "recipes"]
 
 Array = NDArray[np.float64]
@@ -301,16 +303,7 @@ def write(recipe: Recipe, inputs: Array, labels: NDArray[np.int64], folder: Path
     network.eval()
     with torch.no_grad():
         score = float((network(values[:apart]).argmax(1) == targets[:apart]).float().mean())
-    torch.onnx.export(
-        network,
-        (values[:1],),
-        folder / f"{recipe.name}.onnx",
-        opset_version=17,
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
-        dynamo=False,
-    )
+    export(network, values[:1], folder / f"{recipe.name}.onnx")
     np.savez_compressed(folder / f"{recipe.name}.npz", input=values[: min(apart, 200)].numpy())
     facts = {
         "name": recipe.name,

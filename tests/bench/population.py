@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from tests.bench.population_networks import PICTURE_NETWORKS, SIGNAL_NETWORKS, Style, build_picture, build_signal
 
-__all__ = ["SCALINGS", "Recipe", "evaluation_inputs", "networks", "recipes", "train"]
+__all__ = ["SCALINGS", "Recipe", "evaluation_inputs", "export", "networks", "recipes", "train"]
 
 Array = NDArray[Any]
 DEEP = ("depthwise", "inverted", "shuffled", "csp")  # do not learn from torch's own start without normalization
@@ -367,6 +367,21 @@ def _score(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, known: Know
 # ----------------------------------------------------------------------------------------------------- the files
 
 
+def export(network: nn.Module, example: Tensor, path: Path, *, kept: bool = False) -> None:
+    """The network is a file with a free batch; BatchNorm is folded unless it is ``kept``."""
+    torch.onnx.export(
+        network,
+        (example,),
+        path,
+        opset_version=17,
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+        dynamo=False,
+        training=torch.onnx.TrainingMode.PRESERVE if kept else torch.onnx.TrainingMode.EVAL,
+    )
+
+
 def write(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
     """The network was trained and is in the folder, with its sidecar."""
     started = time.process_time()
@@ -383,17 +398,7 @@ def write(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
     taken = known
     if recipe.normalizes_itself:
         taken = Known("0..255", (255.0,), (0.0,), known.order)
-    torch.onnx.export(
-        whole,
-        (example,),
-        folder / f"{recipe.name}.onnx",
-        opset_version=17,
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
-        dynamo=False,
-        training=torch.onnx.TrainingMode.PRESERVE if recipe.kept else torch.onnx.TrainingMode.EVAL,
-    )
+    export(whole, example, folder / f"{recipe.name}.onnx", kept=recipe.kept)
     sidecar = {
         "name": recipe.name,
         "kind": recipe.kind,
