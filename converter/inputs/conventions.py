@@ -48,11 +48,9 @@ LESS_GREY = Scaling("0..255 minus mean", (255.0,), (-114.0,))
 UNIT = Scaling("unit deviation", (1.0,), (0.0,), standardized=True)
 INT16 = Scaling("16-bit sound", (3276.8,), (0.0,))
 # What is neither picture nor sound: raw numbers have no mean and unit deviation, spectra over many samples.
-LOG_MEAN, LOG_DEVIATION = (
-    -5.0,
-    4.0,
-)  # of natural logarithms of mel power of -1..1 speech: -4.3 and 4.6 are published for
-# AudioSet, -6.8 and 5.6 for Speech Commands (Gong et al. 2021); a minute of English read aloud has -4.2 and 3.8
+# Of natural logarithms of mel power of -1..1 speech: -4.3 and 4.6 are published for AudioSet, -6.8 and 5.6 for Speech
+# Commands (Gong et al. 2021); a minute of English read aloud has -4.2 and 3.8.
+LOG_MEAN, LOG_DEVIATION = -5.0, 4.0
 DECIBEL = 10 / math.log(10)
 SIXTEEN_BITS = 2 * math.log(32768)  # by which power of 16-bit numbers is larger than that of -1..1
 
@@ -90,9 +88,8 @@ LOGARITHMS: Mapping[Scaling, float] = {
     _logarithmic("tenths of decibels of 16-bit sound, and two", DECIBEL / 10, SIXTEEN_BITS, 2.0): 0.7,  # openWakeWord
 }
 CEPSTRA: Mapping[Scaling, float] = {
-    Scaling(
-        "cepstra of natural logarithms", (CEPSTRA_DEVIATION,), (0.0,)
-    ): 3.0,  # TensorFlow, Kaldi, python_speech_features
+    # TensorFlow, Kaldi, python_speech_features
+    Scaling("cepstra of natural logarithms", (CEPSTRA_DEVIATION,), (0.0,)): 3.0,
     Scaling("cepstra of decibels", (CEPSTRA_DEVIATION * DECIBEL,), (0.0,)): 2.0,  # librosa.feature.mfcc
     STANDARD: 2.0,
 }

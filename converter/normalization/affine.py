@@ -19,10 +19,9 @@ from converter.normalization.rewriting import Change, Rewriting
 __all__ = ["BatchNormStatistics", "fold_affine"]
 
 Vector = NDArray[np.float64]
-UNEVEN = (
-    64.0  # the reach of the widest channel over the deviation of the narrowest, from which 8 bits on one grid leave
-)
-# the narrowest two steps to its deviation; a table's columns may differ by thousands
+# The reach of the widest channel over the deviation of the narrowest, from which 8 bits on one grid leave the narrowest
+# two steps to its deviation; a table's columns may differ by thousands.
+UNEVEN = 64.0
 
 
 @dataclass(frozen=True, eq=False)
